@@ -1,0 +1,338 @@
+//! What travels with a call, from hop to hop: its deadline, its place in a trace, how often it was tried.
+
+use std::{fmt, str::FromStr, sync::Arc, time::Duration};
+
+use http::Extensions;
+use tokio::time::Instant;
+
+use crate::name::Method;
+
+/// What is known about one call beside its arguments.
+///
+/// The inbound layers fill it in, a handler receives it, and hands it on to the clients that it calls; so a
+/// deadline is kept and a trace goes on without anybody thinking of it. Between layers it travels in the
+/// extensions of the request. Cloning is cheap, and clones share nothing.
+#[derive(Clone, Debug, Default)]
+pub struct Context {
+    /// When the caller stops waiting.
+    pub deadline: Option<Deadline>,
+    /// The span that is the parent of what happens next.
+    pub trace: Option<TraceContext>,
+    /// How many attempts at this call were made before this one, here or at an earlier hop.
+    pub previous_attempts: u32,
+    /// Says that calls with the same key are one call.
+    pub idempotency_key: Option<IdempotencyKey>,
+    /// What is being called, where a generated client calls.
+    pub method: Option<&'static Method>,
+}
+
+impl Context {
+    /// The context of a call that begins here: no deadline, a new trace, the first attempt.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The same, for a caller that waits no longer than `timeout` from now.
+    pub fn with_timeout(timeout: Duration) -> Self {
+        Self {
+            deadline: Some(Deadline::after(timeout)),
+            ..Self::default()
+        }
+    }
+
+    /// The context in a request's extensions, or an empty one.
+    pub fn of(extensions: &Extensions) -> Self {
+        extensions.get::<Self>().cloned().unwrap_or_default()
+    }
+
+    /// The context in a request's extensions, put there if there is none, to be changed in place.
+    pub fn of_mut(extensions: &mut Extensions) -> &mut Self {
+        extensions.get_or_insert_default()
+    }
+
+    /// What a call made while handling this one starts with: the same deadline and trace. The idempotency key
+    /// stays behind, for it names this call and not that one. The attempt count goes along, so that a deeper
+    /// hop does not multiply retries.
+    pub fn child(&self) -> Self {
+        Self {
+            deadline: self.deadline,
+            trace: self.trace,
+            previous_attempts: self.previous_attempts,
+            idempotency_key: None,
+            method: None,
+        }
+    }
+
+    /// The same with an idempotency key.
+    #[must_use]
+    pub fn with_idempotency_key(mut self, key: IdempotencyKey) -> Self {
+        self.idempotency_key = Some(key);
+        self
+    }
+}
+
+/// The moment at which a caller stops waiting; absolute, so that it covers all attempts and all hops.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Deadline(Instant);
+
+impl Deadline {
+    /// The deadline at `instant`.
+    pub fn at(instant: Instant) -> Self {
+        Self(instant)
+    }
+
+    /// The deadline `timeout` from now. A timeout beyond a century counts as a century.
+    pub fn after(timeout: Duration) -> Self {
+        const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+        Self(Instant::now() + timeout.min(CENTURY))
+    }
+
+    /// The moment.
+    pub fn instant(self) -> Instant {
+        self.0
+    }
+
+    /// What is left of it; zero when it has passed.
+    pub fn remaining(self, now: Instant) -> Duration {
+        self.0.saturating_duration_since(now)
+    }
+
+    /// Whether it has passed.
+    pub fn has_passed(self, now: Instant) -> bool {
+        self.0 <= now
+    }
+}
+
+/// A place in a distributed trace: W3C Trace Context, level 1, the `traceparent` header.
+///
+/// Parsing follows the specification: a later version is read by what it has in common with version 00, and
+/// what is all zero or not lower-case hexadecimal is not valid.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct TraceContext {
+    trace_id: [u8; 16],
+    span_id: [u8; 8],
+    sampled: bool,
+}
+
+impl TraceContext {
+    /// The first span of a new trace.
+    pub fn root() -> Self {
+        Self {
+            trace_id: nonzero(),
+            span_id: nonzero(),
+            sampled: true,
+        }
+    }
+
+    /// A new span in the same trace.
+    #[must_use]
+    pub fn child(self) -> Self {
+        Self {
+            span_id: nonzero(),
+            ..self
+        }
+    }
+
+    /// The trace, as 32 hexadecimal digits.
+    pub fn trace_id(&self) -> impl fmt::Display + use<> {
+        Hex(self.trace_id)
+    }
+
+    /// The span, as 16 hexadecimal digits.
+    pub fn span_id(&self) -> impl fmt::Display + use<> {
+        Hex(self.span_id)
+    }
+
+    /// Whether somebody upstream decided to record this trace.
+    pub fn is_sampled(&self) -> bool {
+        self.sampled
+    }
+}
+
+/// Random bytes, of which at least one is not zero.
+fn nonzero<const N: usize>() -> [u8; N] {
+    loop {
+        let mut bytes = [0; N];
+        rand::fill(&mut bytes[..]);
+        if bytes != [0; N] {
+            return bytes;
+        }
+    }
+}
+
+struct Hex<const N: usize>([u8; N]);
+
+impl<const N: usize> fmt::Display for Hex<N> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// As it stands in `traceparent`.
+impl fmt::Display for TraceContext {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "00-{}-{}-{:02x}",
+            Hex(self.trace_id),
+            Hex(self.span_id),
+            u8::from(self.sampled)
+        )
+    }
+}
+
+impl fmt::Debug for TraceContext {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// A `traceparent` that is not one; by the specification it is then as if it were not there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a W3C traceparent")]
+pub struct InvalidTraceparent;
+
+impl FromStr for TraceContext {
+    type Err = InvalidTraceparent;
+
+    fn from_str(text: &str) -> Result<Self, InvalidTraceparent> {
+        let mut parts = text.split('-');
+        let mut part = || parts.next().ok_or(InvalidTraceparent);
+        let [version]: [u8; 1] = hex(part()?)?;
+        let trace_id = hex(part()?)?;
+        let span_id = hex(part()?)?;
+        let [flags]: [u8; 1] = hex(part()?)?;
+        let more = parts.next().is_some();
+        if version == 0xff || (version == 0 && more) || trace_id == [0; 16] || span_id == [0; 8] {
+            return Err(InvalidTraceparent);
+        }
+        Ok(Self {
+            trace_id,
+            span_id,
+            sampled: flags & 1 == 1,
+        })
+    }
+}
+
+fn hex<const N: usize>(text: &str) -> Result<[u8; N], InvalidTraceparent> {
+    let digit = |byte: u8| match byte {
+        b'0'..=b'9' => Ok(byte - b'0'),
+        b'a'..=b'f' => Ok(byte - b'a' + 10),
+        _ => Err(InvalidTraceparent),
+    };
+    let text = text.as_bytes();
+    if text.len() != 2 * N {
+        return Err(InvalidTraceparent);
+    }
+    let mut bytes = [0; N];
+    for (byte, pair) in bytes.iter_mut().zip(text.chunks_exact(2)) {
+        *byte = digit(pair[0])? << 4 | digit(pair[1])?;
+    }
+    Ok(bytes)
+}
+
+/// Two requests with the same key are the same request, which is done once: the `idempotency-key` header
+/// (draft-ietf-httpapi-idempotency-key-header), 1 to 255 visible ASCII characters.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct IdempotencyKey(Arc<str>);
+
+impl IdempotencyKey {
+    /// The key as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// A text that is no idempotency key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("an idempotency key must have 1 to 255 visible ASCII characters")]
+pub struct InvalidIdempotencyKey;
+
+impl FromStr for IdempotencyKey {
+    type Err = InvalidIdempotencyKey;
+
+    fn from_str(text: &str) -> Result<Self, InvalidIdempotencyKey> {
+        if text.is_empty() || text.len() > 255 || !text.bytes().all(|b| b.is_ascii_graphic()) {
+            return Err(InvalidIdempotencyKey);
+        }
+        Ok(Self(text.into()))
+    }
+}
+
+impl fmt::Display for IdempotencyKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for IdempotencyKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const GOOD: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+
+    #[test]
+    fn a_traceparent_is_read_and_written() {
+        let trace: TraceContext = GOOD.parse().unwrap();
+        assert_eq!(trace.to_string(), GOOD);
+        assert_eq!(
+            trace.trace_id().to_string(),
+            "0af7651916cd43dd8448eb211c80319c"
+        );
+        assert!(trace.is_sampled());
+        assert_ne!(trace.child(), trace);
+        assert_eq!(trace.child().trace_id, trace.trace_id);
+    }
+
+    #[test]
+    fn a_later_version_is_read_by_what_it_has_in_common() {
+        let later = GOOD.replacen("00-", "cc-", 1) + "-what-the-future-will-be-like";
+        assert_eq!(later.parse::<TraceContext>().unwrap().to_string(), GOOD);
+    }
+
+    #[test]
+    fn what_is_no_traceparent_is_refused() {
+        for bad in [
+            "",
+            "00",
+            &GOOD.to_uppercase(),
+            &GOOD.replacen("00-", "ff-", 1),
+            &format!("{GOOD}-more"),
+            "00-00000000000000000000000000000000-b7ad6b7169203331-01",
+            "00-0af7651916cd43dd8448eb211c80319c-0000000000000000-01",
+        ] {
+            assert_eq!(
+                bad.parse::<TraceContext>(),
+                Err(InvalidTraceparent),
+                "{bad:?}"
+            );
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_makes_the_parser_panic(text in ".{0,80}") {
+            if let Ok(trace) = text.parse::<TraceContext>() {
+                prop_assert_eq!(trace.to_string().parse(), Ok(trace));
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_deadline_is_absolute() {
+        let deadline = Deadline::after(Duration::from_secs(2));
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(deadline.remaining(Instant::now()), Duration::from_secs(1));
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert!(deadline.has_passed(Instant::now()));
+        assert!(!Deadline::after(Duration::MAX).has_passed(Instant::now()));
+    }
+}

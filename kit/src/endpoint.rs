@@ -1,0 +1,216 @@
+//! Where instances of a service are: the word between discovery, which knows, and balancing, which uses it.
+
+use std::{collections::BTreeMap, fmt, ops::Deref, sync::Arc};
+
+use http::uri::Authority;
+use tokio::{sync::watch, task::AbortHandle};
+
+use crate::name::{EndpointId, ServiceName};
+
+/// One instance of a service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Which instance. The same instance keeps its id, and with it what the balancer has learnt about it.
+    pub id: EndpointId,
+    /// Host and port.
+    pub address: Authority,
+    /// Its share of requests beside others; 1 where nobody said anything. Never 0.
+    pub weight: u32,
+    /// What else the registry tells, such as `zone` or `version`.
+    pub metadata: BTreeMap<String, String>,
+}
+
+impl Endpoint {
+    /// An endpoint that is known by its address only, which is its id too.
+    pub fn at(address: Authority) -> Self {
+        let id = address
+            .as_str()
+            .parse()
+            .expect("an authority has visible ASCII characters only");
+        Self {
+            id,
+            address,
+            weight: 1,
+            metadata: BTreeMap::new(),
+        }
+    }
+}
+
+/// All endpoints of a service at one moment, ordered by id and without doubles. Cloning copies a pointer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Snapshot(Arc<[Endpoint]>);
+
+impl FromIterator<Endpoint> for Snapshot {
+    /// Of endpoints with the same id the first is kept.
+    fn from_iter<I: IntoIterator<Item = Endpoint>>(endpoints: I) -> Self {
+        let mut endpoints: Vec<_> = endpoints.into_iter().collect();
+        endpoints.sort_by(|a, b| a.id.cmp(&b.id));
+        endpoints.dedup_by(|a, b| a.id == b.id);
+        Self(endpoints.into())
+    }
+}
+
+impl Deref for Snapshot {
+    type Target = [Endpoint];
+
+    fn deref(&self) -> &[Endpoint] {
+        &self.0
+    }
+}
+
+/// A source of endpoints: a registry, a list, DNS.
+pub trait Discovery: Send + Sync + 'static {
+    /// Follows the endpoints of `service`. What runs to keep it up to date runs until the last clone of the
+    /// returned watch is dropped. Does not wait and does not fail: a service that nobody has registered has an
+    /// empty set, and an error leaves the last good set in place.
+    fn watch(&self, service: &ServiceName) -> Watch;
+}
+
+impl<D: Discovery + ?Sized> Discovery for Arc<D> {
+    fn watch(&self, service: &ServiceName) -> Watch {
+        (**self).watch(service)
+    }
+}
+
+/// Follows the endpoints of one service: holds the whole set, so changes coalesce and none is missed.
+///
+/// Clones follow the same source, each at its own pace.
+#[derive(Clone)]
+pub struct Watch {
+    service: ServiceName,
+    set: watch::Receiver<Option<Snapshot>>,
+    _source: Option<Arc<Source>>,
+}
+
+/// Stops the task that feeds a watch when the last clone of it is dropped.
+struct Source(AbortHandle);
+
+impl Drop for Source {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Watch {
+    /// A set that never changes.
+    pub fn fixed(service: ServiceName, endpoints: Snapshot) -> Self {
+        let (_, set) = watch::channel(Some(endpoints));
+        Self {
+            service,
+            set,
+            _source: None,
+        }
+    }
+
+    /// A set that whoever holds the sender keeps up to date; `None` until it is known for the first time.
+    pub fn channel(service: ServiceName) -> (watch::Sender<Option<Snapshot>>, Self) {
+        let (sender, set) = watch::channel(None);
+        (
+            sender,
+            Self {
+                service,
+                set,
+                _source: None,
+            },
+        )
+    }
+
+    /// Makes this watch, with all clones made from now on, the owner of the task that feeds it.
+    #[must_use]
+    pub fn owning(mut self, task: AbortHandle) -> Self {
+        self._source = Some(Arc::new(Source(task)));
+        self
+    }
+
+    /// The service whose endpoints these are.
+    pub fn service(&self) -> &ServiceName {
+        &self.service
+    }
+
+    /// The set as it is, or `None` if it has never been known. Does not mark it as seen.
+    pub fn current(&self) -> Option<Snapshot> {
+        self.set.borrow().clone()
+    }
+
+    /// Whether the set was replaced since this clone last saw it. Costs one atomic read.
+    pub fn has_changed(&self) -> bool {
+        // An error says that the source is gone; the set then stays as it is.
+        self.set.has_changed().unwrap_or(false)
+    }
+
+    /// The set as it is, marked as seen.
+    pub fn see(&mut self) -> Option<Snapshot> {
+        self.set.borrow_and_update().clone()
+    }
+
+    /// Waits until the set is replaced; for ever if its source is gone.
+    pub async fn changed(&mut self) {
+        if self.set.changed().await.is_err() {
+            std::future::pending().await
+        }
+    }
+
+    /// Waits until the set is known; for ever if its source went away before.
+    pub async fn known(&mut self) -> Snapshot {
+        match self.set.wait_for(Option::is_some).await {
+            Ok(set) => set.clone().expect("waited for"),
+            Err(_) => std::future::pending().await,
+        }
+    }
+}
+
+impl fmt::Debug for Watch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Watch")
+            .field("service", &self.service)
+            .field("set", &self.current())
+            .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn endpoint(address: &'static str) -> Endpoint {
+        Endpoint::at(Authority::from_static(address))
+    }
+
+    #[test]
+    fn a_snapshot_is_ordered_and_without_doubles() {
+        let set: Snapshot = ["b:1", "a:1", "b:1"].map(endpoint).into_iter().collect();
+        assert_eq!(
+            set.iter().map(|e| e.id.as_str()).collect::<Vec<_>>(),
+            ["a:1", "b:1"]
+        );
+    }
+
+    #[tokio::test]
+    async fn a_change_is_seen_once_by_each_clone() {
+        let (sender, mut watch) = Watch::channel("users".parse().unwrap());
+        assert_eq!(watch.current(), None);
+        let mut clone = watch.clone();
+        sender.send_replace(Some([endpoint("a:1")].into_iter().collect()));
+        assert!(watch.has_changed() && clone.has_changed());
+        assert_eq!(watch.see().unwrap().len(), 1);
+        assert!(!watch.has_changed() && clone.has_changed());
+        clone.changed().await;
+        drop(sender);
+        assert_eq!(watch.known().await.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn the_last_clone_stops_the_source() {
+        let (sender, watch) = Watch::channel("users".parse().unwrap());
+        let task = tokio::spawn(async move {
+            let _sender = sender;
+            std::future::pending::<()>().await
+        });
+        let watch = watch.owning(task.abort_handle());
+        let clone = watch.clone();
+        drop(watch);
+        assert!(!task.is_finished());
+        drop(clone);
+        assert!(task.await.unwrap_err().is_cancelled());
+    }
+}

@@ -1,0 +1,109 @@
+//! What happened that no single response shows: transitions, retries, changes of the endpoint set.
+//!
+//! Layers report an [`Event`] to one [`Observer`] and know nothing of logs and metrics;
+//! [`crate::metrics::observer`] is the one that logs and counts.
+
+use std::{error::Error as StdError, fmt, sync::Arc, time::Duration};
+
+use crate::name::{EndpointId, ServiceName};
+
+/// Something that happened in a layer.
+///
+/// Not `#[non_exhaustive]`: a new variant must break every `match` that counts them.
+#[derive(Clone, Copy, Debug)]
+pub enum Event<'a> {
+    /// A circuit breaker tripped, or a probe failed and it opened again.
+    CircuitOpened {
+        /// The breaker's name: a service, or an endpoint of one.
+        circuit: &'a str,
+        /// How long it stays open.
+        open_for: Duration,
+    },
+    /// A circuit breaker lets probes through.
+    CircuitHalfOpened {
+        /// The breaker's name.
+        circuit: &'a str,
+    },
+    /// A circuit breaker is closed again.
+    CircuitClosed {
+        /// The breaker's name.
+        circuit: &'a str,
+    },
+    /// An attempt failed and another one is made.
+    Retried {
+        /// How many attempts were made before this one: 1 for the first retry.
+        previous_attempts: u32,
+        /// How long it waits first.
+        backoff: Duration,
+    },
+    /// An attempt failed, might have been made again, and the budget is used up.
+    RetryBudgetExhausted,
+    /// The set of endpoints of a service changed.
+    EndpointsChanged {
+        /// The service.
+        service: &'a ServiceName,
+        /// How many there are now.
+        total: usize,
+        /// How many are new.
+        added: usize,
+        /// How many are gone.
+        removed: usize,
+    },
+    /// The registry could not be asked; the last good set stays.
+    DiscoveryFailed {
+        /// The service whose endpoints were asked for.
+        service: &'a ServiceName,
+        /// What went wrong.
+        error: &'a (dyn StdError + 'static),
+        /// When it is asked again.
+        retry_in: Duration,
+    },
+    /// An instance was put into the registry.
+    Registered {
+        /// The service.
+        service: &'a ServiceName,
+        /// The instance.
+        id: &'a EndpointId,
+    },
+    /// An instance could not be put into the registry, or could not be kept there; it is tried again.
+    RegistrationFailed {
+        /// The service.
+        service: &'a ServiceName,
+        /// What went wrong.
+        error: &'a (dyn StdError + 'static),
+        /// When it is tried again.
+        retry_in: Duration,
+    },
+    /// An instance was taken out of the registry.
+    Deregistered {
+        /// The service.
+        service: &'a ServiceName,
+        /// The instance.
+        id: &'a EndpointId,
+    },
+}
+
+impl fmt::Debug for dyn Observer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Observer")
+    }
+}
+
+/// Hears of events. Called outside every lock, on the path of the request, so it must be quick.
+pub trait Observer: Send + Sync + 'static {
+    /// Hears of one event.
+    fn observe(&self, event: Event<'_>);
+}
+
+/// Hears nothing.
+impl Observer for () {
+    fn observe(&self, _: Event<'_>) {}
+}
+
+/// An observer that clones of a layer share.
+pub type SharedObserver = Arc<dyn Observer>;
+
+/// The observer that hears nothing, the default of every layer.
+pub fn nobody() -> SharedObserver {
+    Arc::new(())
+}

@@ -1,0 +1,47 @@
+//! A toolkit for microservices: service discovery, load balancing, circuit breakers, rate limits, retries,
+//! deadlines, tracing and metrics, in the process and as [tower](tower_service) layers.
+//!
+//! Each layer works alone in any `ServiceBuilder`; [`client`] and [`server`] hold the stacks in which they stand
+//! in the right order; [`macro@service`] makes a server and a client for JSON over HTTP and for gRPC from one
+//! trait.
+
+// The vocabulary: words that all others share.
+pub mod body;
+pub mod classify;
+pub mod context;
+pub mod endpoint;
+pub mod error;
+pub mod event;
+pub mod name;
+pub mod policy;
+pub mod rejection;
+pub mod wire;
+
+// Where instances are, and which one is asked.
+pub mod balance;
+pub mod discovery;
+
+// Layers, each usable alone. They never import each other.
+pub mod circuit_breaker;
+pub mod concurrency;
+pub mod deadline;
+pub mod fault;
+pub mod metrics;
+pub mod rate_limit;
+pub mod retry;
+pub mod trace;
+
+// Assembly: what puts the others together.
+pub mod client;
+pub mod config;
+pub mod log;
+pub mod server;
+pub mod service;
+
+pub use body::Body;
+pub use context::Context;
+pub use error::{Code, Error};
+pub use rejection::Rejection;
+
+/// An error of any type.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;

@@ -1,0 +1,81 @@
+//! What every policy is: sync, given the time, without locks across await, and replaceable while it runs.
+
+use std::{fmt, sync::Arc};
+
+use arc_swap::{ArcSwap, Guard};
+use tokio::time::Instant;
+
+use crate::{classify::Outcome, rejection::Rejection};
+
+/// Decides whether a call may pass, and learns from what became of it.
+///
+/// A circuit breaker is one. The balancer holds one per endpoint as its gate.
+pub trait Admit: Send + Sync + 'static {
+    /// What one admitted call holds.
+    type Permit: Permit;
+
+    /// Whether a call would pass now. A pure read: nothing is reserved.
+    fn is_available(&self, now: Instant) -> bool;
+
+    /// Lets a call pass, or says why not.
+    fn admit(&self, now: Instant) -> Result<Self::Permit, Rejection>;
+}
+
+/// One admitted call. Dropping it says that the call was cancelled: what it reserved is given back, and nothing
+/// is learnt.
+pub trait Permit: Send + 'static {
+    /// Says what became of the call. [`Outcome::Rejected`] is the same as dropping.
+    fn finish(self, now: Instant, outcome: Outcome);
+}
+
+/// Lets everything pass.
+impl Admit for () {
+    type Permit = ();
+
+    fn is_available(&self, _: Instant) -> bool {
+        true
+    }
+
+    fn admit(&self, _: Instant) -> Result<(), Rejection> {
+        Ok(())
+    }
+}
+
+impl Permit for () {
+    fn finish(self, _: Instant, _: Outcome) {}
+}
+
+/// A policy's settings, replaceable while it runs. Reading takes no lock.
+///
+/// All clones are the same handle: a layer keeps one and reads it at each call, its owner keeps another and
+/// [`set`](Self::set)s it. What the layer has counted is not touched.
+pub struct Live<P>(Arc<ArcSwap<P>>);
+
+impl<P> Live<P> {
+    /// A handle on `settings`.
+    pub fn new(settings: P) -> Self {
+        Self(Arc::new(ArcSwap::from_pointee(settings)))
+    }
+
+    /// The settings at this moment. Keep it for one decision, not across an await.
+    pub fn get(&self) -> Guard<Arc<P>> {
+        self.0.load()
+    }
+
+    /// Replaces the settings for all who hold this handle.
+    pub fn set(&self, settings: P) {
+        self.0.store(Arc::new(settings));
+    }
+}
+
+impl<P> Clone for Live<P> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<P: fmt::Debug> fmt::Debug for Live<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.get().fmt(f)
+    }
+}

@@ -1,0 +1,188 @@
+//! The two ways in which a call travels, and what an error looks like on each.
+
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
+
+use crate::{
+    Body,
+    error::{Error, Problem},
+};
+
+/// How often a call was tried before this attempt, on both wires (the name is gRPC's, gRFC A6).
+pub const PREVIOUS_ATTEMPTS: HeaderName = HeaderName::from_static("grpc-previous-rpc-attempts");
+/// How long the caller still waits: digits and a unit out of `H`, `M`, `S`, `m`, `u`, `n` (gRPC over HTTP/2).
+pub const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+/// The same for JSON over HTTP, written in the same way.
+pub const REQUEST_TIMEOUT: HeaderName = HeaderName::from_static("request-timeout");
+/// The place in a distributed trace (W3C Trace Context).
+pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+/// Names a call, so that making it twice does it once (draft-ietf-httpapi-idempotency-key-header).
+pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
+/// How a call travels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Wire {
+    /// JSON over HTTP: errors are problem documents (RFC 9457).
+    Json,
+    /// gRPC over HTTP/2: errors are a status in the trailers.
+    Grpc,
+}
+
+impl Wire {
+    /// The wire of a request, by its content type: gRPC's is `application/grpc` with an optional suffix such as
+    /// `+proto`, and all else is JSON.
+    pub fn of(headers: &HeaderMap) -> Self {
+        let grpc = headers
+            .get(header::CONTENT_TYPE)
+            .and_then(|value| value.as_bytes().strip_prefix(b"application/grpc"))
+            .is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')));
+        if grpc { Self::Grpc } else { Self::Json }
+    }
+
+    /// The header that carries the timeout on this wire.
+    pub fn timeout_header(self) -> HeaderName {
+        match self {
+            Self::Json => REQUEST_TIMEOUT,
+            Self::Grpc => GRPC_TIMEOUT,
+        }
+    }
+
+    /// The name in logs and labels.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Json => "json",
+            Self::Grpc => "grpc",
+        }
+    }
+
+    /// `error` as a response on this wire. The error goes along in the response's extensions, so that the layers
+    /// outside can log its source.
+    pub fn error(self, error: Error) -> Response<Body> {
+        let mut response = match self {
+            Self::Json => problem(&Problem::from(&error)),
+            Self::Grpc => status(&error).into_http(),
+        };
+        if let Some(after) = error.retry_after() {
+            // Rounded up: a caller that comes back in time is not turned away again.
+            let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
+            response
+                .headers_mut()
+                .insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        response.extensions_mut().insert(error);
+        response
+    }
+}
+
+/// A problem document as a response.
+pub fn problem(problem: &Problem) -> Response<Body> {
+    let body = serde_json::to_vec(problem).expect("a problem has only texts and numbers");
+    let mut response = Response::new(Body::full(body));
+    *response.status_mut() =
+        StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    response.headers_mut().insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static(Problem::CONTENT_TYPE),
+    );
+    response
+}
+
+/// An error as a gRPC status, with the fields that broke rules as `google.rpc.BadRequest` in its details.
+pub fn status(error: &Error) -> tonic::Status {
+    use tonic_types::{ErrorDetails, StatusExt};
+
+    let mut details = ErrorDetails::new();
+    for violation in error.violations() {
+        details.add_bad_request_violation(&violation.field, &violation.rule);
+    }
+    if let Some(after) = error.retry_after() {
+        details.set_retry_info(Some(after));
+    }
+    if details.bad_request().is_none() && details.retry_info().is_none() {
+        return tonic::Status::new(error.code().into(), error.message());
+    }
+    tonic::Status::with_error_details(error.code().into(), error.message(), details)
+}
+
+/// A gRPC status that a peer answered with, as an error.
+pub fn from_status(status: &tonic::Status) -> Error {
+    use tonic_types::StatusExt;
+
+    let details = status.get_error_details();
+    let mut error = Error::new(status.code().into(), status.message().to_owned());
+    for violation in details
+        .bad_request()
+        .iter()
+        .flat_map(|bad| &bad.field_violations)
+    {
+        error = error.with_violation(&*violation.field, &*violation.description);
+    }
+    match details.retry_info().and_then(|info| info.retry_delay) {
+        Some(after) => error.with_retry_after(after),
+        None => error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Code, Rejection};
+    use std::time::Duration;
+
+    fn wire(content_type: &'static str) -> Wire {
+        Wire::of(&HeaderMap::from_iter([(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static(content_type),
+        )]))
+    }
+
+    #[test]
+    fn the_content_type_tells_the_wire() {
+        for grpc in [
+            "application/grpc",
+            "application/grpc+proto",
+            "application/grpc;charset=utf-8",
+        ] {
+            assert_eq!(wire(grpc), Wire::Grpc);
+        }
+        for json in [
+            "application/json",
+            "application/x-www-form-urlencoded",
+            "application/grpc-web",
+        ] {
+            assert_eq!(wire(json), Wire::Json);
+        }
+        assert_eq!(Wire::of(&HeaderMap::new()), Wire::Json);
+    }
+
+    #[test]
+    fn an_error_survives_the_way_through_a_grpc_status() {
+        let sent =
+            Error::invalid("email", "must not be empty").with_retry_after(Duration::from_secs(3));
+        let received = from_status(&status(&sent));
+        assert_eq!(received.code(), Code::InvalidArgument);
+        assert_eq!(received.message(), sent.message());
+        assert_eq!(received.violations(), sent.violations());
+        assert_eq!(received.retry_after(), sent.retry_after());
+    }
+
+    #[test]
+    fn a_rejection_says_when_to_come_back() {
+        let error = || {
+            Rejection::RateLimited {
+                retry_after: Duration::from_millis(1200),
+            }
+            .into()
+        };
+        let response = Wire::Json.error(error());
+        assert_eq!(response.status(), 429);
+        assert_eq!(response.headers()["retry-after"], "2");
+        assert_eq!(
+            response.headers()["content-type"],
+            "application/problem+json"
+        );
+        let response = Wire::Grpc.error(error());
+        assert_eq!(response.status(), 200);
+        assert_eq!(response.headers()["grpc-status"], "8");
+        assert_eq!(response.headers()["retry-after"], "2");
+    }
+}
