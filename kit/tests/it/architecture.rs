@@ -1,1 +1,152 @@
-//! To come.
+//! The arrows of ARCHITECTURE.md, read from the code: which room may speak of which.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// What all others share. Speaks of nothing but itself.
+const VOCABULARY: &[&str] = &[
+    "body",
+    "classify",
+    "context",
+    "endpoint",
+    "error",
+    "event",
+    "name",
+    "policy",
+    "rejection",
+    "wire",
+];
+/// Speak of the vocabulary only, never of each other.
+const ROOMS: &[&str] = &[
+    "balance",
+    "circuit_breaker",
+    "concurrency",
+    "deadline",
+    "discovery",
+    "fault",
+    "log",
+    "metrics",
+    "rate_limit",
+    "retry",
+    "trace",
+];
+/// Put the others together, and may speak of all.
+const ASSEMBLY: &[&str] = &["client", "config", "server", "service"];
+
+/// All Rust files of the library, each with the room it belongs to.
+fn files() -> Vec<(String, PathBuf)> {
+    fn walk(dir: &Path, found: &mut Vec<PathBuf>) {
+        for entry in fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                walk(&path, found);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                found.push(path);
+            }
+        }
+    }
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut found = Vec::new();
+    walk(&src, &mut found);
+    let room = |path: &Path| {
+        let first = path
+            .strip_prefix(&src)
+            .unwrap()
+            .components()
+            .next()
+            .unwrap();
+        first
+            .as_os_str()
+            .to_str()
+            .unwrap()
+            .trim_end_matches(".rs")
+            .to_owned()
+    };
+    found
+        .into_iter()
+        .map(|path| (room(&path), path))
+        .filter(|(room, _)| room != "lib")
+        .collect()
+}
+
+/// The modules of the crate that a source names, in `use crate::{...}` or in a path, comments left out.
+fn named_modules(source: &str) -> BTreeSet<String> {
+    let code: String = source
+        .lines()
+        .filter(|line| !line.trim_start().starts_with("//"))
+        .map(|l| l.to_owned() + "\n")
+        .collect();
+    let identifier = |text: &str| {
+        text.chars()
+            .take_while(|c| c.is_alphanumeric() || *c == '_')
+            .collect::<String>()
+    };
+    let mut named = BTreeSet::new();
+    for (at, _) in code.match_indices("crate::") {
+        if code[..at].ends_with('$')
+            || code[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_')
+        {
+            continue;
+        }
+        let rest = &code[at + "crate::".len()..];
+        let Some(group) = rest.strip_prefix('{') else {
+            named.insert(identifier(rest));
+            continue;
+        };
+        // The first word of each item of the group, at the group's own depth.
+        let (mut depth, mut start) = (0, true);
+        for (at, c) in group.char_indices() {
+            match c {
+                '{' => depth += 1,
+                '}' if depth == 0 => break,
+                '}' => depth -= 1,
+                ',' if depth == 0 => start = true,
+                c if start && !c.is_whitespace() => {
+                    named.insert(identifier(&group[at..]));
+                    start = false;
+                }
+                _ => {}
+            }
+        }
+    }
+    // What is not a module is a re-export of the vocabulary at the crate's root: `Error`, `BoxError`.
+    named.retain(|name| name.starts_with(|c: char| c.is_ascii_lowercase()));
+    named
+}
+
+#[test]
+fn the_arrows_go_one_way() {
+    let mut wrong = Vec::new();
+    for (room, path) in files() {
+        let may = |other: &str| {
+            other == room || VOCABULARY.contains(&other) || ASSEMBLY.contains(&room.as_str())
+        };
+        for other in named_modules(&fs::read_to_string(&path).unwrap()) {
+            if !may(&other) {
+                wrong.push(format!("{} speaks of {other}", path.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn every_room_has_its_place() {
+    let known: BTreeSet<_> = [VOCABULARY, ROOMS, ASSEMBLY]
+        .concat()
+        .into_iter()
+        .map(str::to_owned)
+        .collect();
+    let there: BTreeSet<_> = files().into_iter().map(|(room, _)| room).collect();
+    assert_eq!(there, known);
+}
+
+#[test]
+fn the_reader_of_use_lines_reads_them() {
+    let source = "use crate::{\n    BoxError, Error,\n    retry::{Budget, policy},\n    trace,\n};\nfn f() { crate::balance::pick() }\n// crate::fault\n";
+    let named: Vec<_> = named_modules(source).into_iter().collect();
+    assert_eq!(named, ["balance", "retry", "trace"]);
+}
