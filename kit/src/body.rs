@@ -3,7 +3,7 @@
 use std::{
     fmt,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
@@ -14,24 +14,48 @@ use crate::BoxError;
 
 /// A request or response body: nothing, bytes that are all here, or a stream of unknown type.
 ///
-/// Only the stream is allocated; JSON answers and unary requests are not.
-pub struct Body(Kind);
+/// Only the stream is allocated; JSON answers, unary requests and what hyper receives are not.
+pub struct Body {
+    kind: Kind,
+    limit: Option<Limit>,
+}
 
 enum Kind {
     Full(Option<Bytes>),
+    Incoming(hyper::body::Incoming),
     Stream(UnsyncBoxBody<Bytes, BoxError>),
+}
+
+/// How much more of a body is read before it is too large.
+#[derive(Clone, Copy)]
+struct Limit {
+    bytes: usize,
+    left: usize,
+}
+
+/// How many bytes of a request's body are read at most. It travels in the extensions of the request, from the
+/// layer that limits to the generated server, which reads bodies of any type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BodyLimit(pub usize);
+
+/// What reading a body fails with when it is longer than its limit. It is found along the chain of sources.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the body is longer than {limit} bytes")]
+pub struct TooLarge {
+    /// How many bytes it may have.
+    pub limit: usize,
 }
 
 impl Body {
     /// No bytes.
     pub const fn empty() -> Self {
-        Self(Kind::Full(None))
+        Self::of(Kind::Full(None))
     }
 
     /// All bytes at once.
     pub fn full(bytes: impl Into<Bytes>) -> Self {
         let bytes = bytes.into();
-        Self(Kind::Full((!bytes.is_empty()).then_some(bytes)))
+        Self::of(Kind::Full((!bytes.is_empty()).then_some(bytes)))
     }
 
     /// Whatever `body` streams, boxed.
@@ -40,7 +64,25 @@ impl Body {
         B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
-        Self(Kind::Stream(body.map_err(Into::into).boxed_unsync()))
+        Self::of(Kind::Stream(body.map_err(Into::into).boxed_unsync()))
+    }
+
+    /// The same, of which at most `bytes` are read: more than that is an error, [`TooLarge`].
+    #[must_use]
+    pub fn limited(mut self, bytes: usize) -> Self {
+        self.limit = Some(Limit { bytes, left: bytes });
+        self
+    }
+
+    const fn of(kind: Kind) -> Self {
+        Self { kind, limit: None }
+    }
+}
+
+/// What hyper receives, on a server or a client.
+impl From<hyper::body::Incoming> for Body {
+    fn from(body: hyper::body::Incoming) -> Self {
+        Self::of(Kind::Incoming(body))
     }
 }
 
@@ -66,21 +108,39 @@ impl http_body::Body for Body {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        match &mut self.get_mut().0 {
+        let body = self.get_mut();
+        let frame = ready!(match &mut body.kind {
             Kind::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Kind::Incoming(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
             Kind::Stream(body) => Pin::new(body).poll_frame(cx),
+        });
+        if let (Some(limit), Some(Ok(frame))) = (&mut body.limit, &frame)
+            && let Some(data) = frame.data_ref()
+        {
+            match limit.left.checked_sub(data.len()) {
+                Some(left) => limit.left = left,
+                None => {
+                    let limit = limit.bytes;
+                    // What is behind the limit is not read.
+                    body.kind = Kind::Full(None);
+                    return Poll::Ready(Some(Err(TooLarge { limit }.into())));
+                }
+            }
         }
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.0 {
+        match &self.kind {
             Kind::Full(bytes) => bytes.is_none(),
+            Kind::Incoming(body) => body.is_end_stream(),
             Kind::Stream(body) => body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.0 {
+        match &self.kind {
+            Kind::Incoming(body) => body.size_hint(),
             Kind::Full(bytes) => {
                 SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
             }
@@ -104,5 +164,15 @@ mod tests {
             assert_eq!(body.size_hint().exact(), Some(bytes.len() as u64));
             assert_eq!(body.collect().await.unwrap().to_bytes(), bytes);
         }
+    }
+    #[tokio::test]
+    async fn what_is_longer_than_its_limit_is_not_read() {
+        let within = Body::full("abc").limited(3);
+        assert_eq!(within.collect().await.unwrap().to_bytes(), "abc");
+        let error = Body::full("abcd").limited(3).collect().await.unwrap_err();
+        assert_eq!(
+            crate::rejection::find_cause(&*error),
+            Some(&TooLarge { limit: 3 })
+        );
     }
 }
