@@ -27,6 +27,7 @@ pub mod concurrency;
 pub mod deadline;
 pub mod fault;
 pub mod metrics;
+pub mod outbox;
 pub mod rate_limit;
 pub mod retry;
 pub mod trace;

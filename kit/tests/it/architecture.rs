@@ -29,6 +29,7 @@ const ROOMS: &[&str] = &[
     "fault",
     "log",
     "metrics",
+    "outbox",
     "rate_limit",
     "retry",
     "trace",
