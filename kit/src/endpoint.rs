@@ -1,6 +1,11 @@
 //! Where instances of a service are: the word between discovery, which knows, and balancing, which uses it.
 
-use std::{collections::BTreeMap, fmt, ops::Deref, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    ops::Deref,
+    sync::{Arc, Weak},
+};
 
 use http::uri::Authority;
 use tokio::{sync::watch, task::AbortHandle};
@@ -122,6 +127,16 @@ impl Watch {
         self
     }
 
+    /// A handle that does not keep the source running, for a registry that gives all who follow one service the
+    /// same source.
+    pub fn downgrade(&self) -> WeakWatch {
+        WeakWatch {
+            service: self.service.clone(),
+            set: self.set.clone(),
+            source: self._source.as_ref().map(Arc::downgrade),
+        }
+    }
+
     /// The service whose endpoints these are.
     pub fn service(&self) -> &ServiceName {
         &self.service
@@ -168,6 +183,37 @@ impl fmt::Debug for Watch {
     }
 }
 
+/// A [`Watch`] that is not counted when it is decided whether the source is still wanted.
+pub struct WeakWatch {
+    service: ServiceName,
+    set: watch::Receiver<Option<Snapshot>>,
+    source: Option<Weak<Source>>,
+}
+
+impl WeakWatch {
+    /// A watch that has seen what this one had when it was made, or `None` if the source has been stopped because
+    /// nobody followed it any more.
+    pub fn upgrade(&self) -> Option<Watch> {
+        let source = match &self.source {
+            Some(source) => Some(source.upgrade()?),
+            None => None,
+        };
+        Some(Watch {
+            service: self.service.clone(),
+            set: self.set.clone(),
+            _source: source,
+        })
+    }
+}
+
+impl fmt::Debug for WeakWatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WeakWatch")
+            .field("service", &self.service)
+            .finish_non_exhaustive()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -208,9 +254,12 @@ mod tests {
         });
         let watch = watch.owning(task.abort_handle());
         let clone = watch.clone();
+        let weak = watch.downgrade();
         drop(watch);
         assert!(!task.is_finished());
+        assert!(weak.upgrade().is_some());
         drop(clone);
+        assert!(weak.upgrade().is_none());
         assert!(task.await.unwrap_err().is_cancelled());
     }
 }

@@ -1,1 +1,161 @@
-//! To come.
+//! Where instances of a service are, and how an instance says where it is.
+//!
+//! A source gives a [`Watch`] of a whole [`Snapshot`](crate::endpoint::Snapshot) of endpoints. There are two:
+//! [`Fixed`], a list, and [`Consul`], followed through blocking queries. [`Source`] is the one of them that the
+//! configuration names. [`Registration`] puts an instance into Consul and keeps it there.
+
+mod backoff;
+pub mod consul;
+mod fixed;
+mod registration;
+
+use std::collections::BTreeMap;
+
+use http::uri::Authority;
+use serde::{Deserialize, Deserializer, de};
+
+pub use self::{
+    consul::{Consul, ConsulConfig, ConsulError},
+    fixed::Fixed,
+    registration::{Check, Instance, Registered, Registration},
+};
+use crate::{
+    endpoint::{Discovery, Watch},
+    event::SharedObserver,
+    name::ServiceName,
+};
+
+/// Where to look for instances: in Consul if it is configured, else in the fixed list.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DiscoveryConfig {
+    /// The Consul agent to ask. Default: none.
+    pub consul: Option<ConsulConfig>,
+    /// Addresses by service, as `host:port`: a list, or one text with commas between them. Default: empty.
+    #[serde(deserialize_with = "addresses_by_service")]
+    pub fixed: BTreeMap<ServiceName, Vec<Authority>>,
+}
+
+/// The source that the configuration names. Clones follow the same watches.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// A list that never changes.
+    Fixed(Fixed),
+    /// A Consul agent.
+    Consul(Consul),
+}
+
+impl Source {
+    /// The source that `config` names; what happens to it is told to `observer`.
+    ///
+    /// # Errors
+    /// If a Consul agent is named whose address cannot be used. The agent is not asked yet.
+    pub fn from_config(
+        config: &DiscoveryConfig,
+        observer: SharedObserver,
+    ) -> Result<Self, ConsulError> {
+        match &config.consul {
+            Some(consul) => Consul::new(consul.clone(), observer).map(Self::Consul),
+            None => Ok(Self::Fixed(Fixed::new(config.fixed.clone()))),
+        }
+    }
+
+    /// The Consul agent, where there is one to register with.
+    pub fn consul(&self) -> Option<&Consul> {
+        match self {
+            Self::Consul(consul) => Some(consul),
+            Self::Fixed(_) => None,
+        }
+    }
+}
+
+impl Discovery for Source {
+    fn watch(&self, service: &ServiceName) -> Watch {
+        match self {
+            Self::Fixed(fixed) => fixed.watch(service),
+            Self::Consul(consul) => consul.watch(service),
+        }
+    }
+}
+
+fn addresses_by_service<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<BTreeMap<ServiceName, Vec<Authority>>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Addresses {
+        Text(String),
+        List(Vec<String>),
+    }
+
+    let raw = BTreeMap::<ServiceName, Addresses>::deserialize(deserializer)?;
+    raw.into_iter()
+        .map(|(service, addresses)| {
+            let addresses = match &addresses {
+                Addresses::Text(text) => text.split(',').map(address).collect(),
+                Addresses::List(list) => list.iter().map(|text| address(text)).collect(),
+            };
+            match addresses {
+                Ok(addresses) => Ok((service, addresses)),
+                Err(error) => Err(de::Error::custom(format!("{service}: {error}"))),
+            }
+        })
+        .collect()
+}
+
+/// `host:port`. A user name in front of it is no part of an address.
+fn address(text: &str) -> Result<Authority, String> {
+    let text = text.trim();
+    text.parse::<Authority>()
+        .ok()
+        .filter(|address| address.port_u16().is_some_and(|port| port != 0))
+        .filter(|address| !address.host().is_empty() && !text.contains('@'))
+        .ok_or_else(|| format!("{text:?} is not an address of the form host:port"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(json: serde_json::Value) -> Result<DiscoveryConfig, String> {
+        serde_json::from_value(json).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_list_and_a_text_with_commas_say_the_same() {
+        let config = config(serde_json::json!({"fixed": {
+            "users": "127.0.0.1:8800, 127.0.0.1:8810",
+            "bugs": ["127.0.0.1:8800", "127.0.0.1:8810"],
+        }}))
+        .unwrap();
+        let [users, bugs] = ["users", "bugs"].map(|name| &config.fixed[&name.parse().unwrap()]);
+        assert_eq!(users, bugs);
+        assert_eq!(users.len(), 2);
+    }
+
+    #[test]
+    fn a_wrong_address_is_named_together_with_its_service() {
+        for bad in [
+            "127.0.0.1",
+            "users:0",
+            ":80",
+            "a:1,",
+            "me@a:1",
+            "http://a:1",
+        ] {
+            let error = config(serde_json::json!({"fixed": {"users": bad}})).unwrap_err();
+            assert!(error.contains("users: "), "{bad}: {error}");
+        }
+    }
+
+    #[test]
+    fn consul_goes_before_the_list() {
+        let config = config(serde_json::json!({
+            "consul": {"address": "http://127.0.0.1:8500"},
+            "fixed": {"users": "127.0.0.1:8800"},
+        }))
+        .unwrap();
+        let source = Source::from_config(&config, crate::event::nobody()).unwrap();
+        assert!(source.consul().is_some());
+    }
+}

@@ -1,0 +1,100 @@
+//! Follows one service with blocking queries.
+//!
+//! The rules are those of Consul's documentation (API features, "Blocking Queries") and of what agents were seen
+//! to do: [`next_index`] says which index to ask with, a token bucket bounds how often, and a failure leaves the
+//! set as it is.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep, sleep_until},
+};
+
+use super::client::Agent;
+use crate::{
+    discovery::backoff::{Backoff, Bucket},
+    endpoint::Snapshot,
+    event::{Event, SharedObserver},
+    name::ServiceName,
+};
+
+/// Several changes that come together are seen at once; a service that changes all the time, or one that nobody
+/// has registered (which wakes its watchers at any registration), is asked for twice a second at most.
+const BURST: u32 = 3;
+const INTERVAL: Duration = Duration::from_millis(500);
+
+/// Keeps `set` up to date until it is aborted.
+pub(super) async fn follow(
+    agent: Arc<Agent>,
+    service: ServiceName,
+    set: watch::Sender<Option<Snapshot>>,
+    observer: SharedObserver,
+) {
+    let mut index = 0;
+    let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(60));
+    let mut bucket = Bucket::new(BURST, INTERVAL, Instant::now());
+    loop {
+        sleep_until(bucket.take(Instant::now())).await;
+        match agent.instances(&service, index).await {
+            Ok(answer) => {
+                backoff.reset();
+                index = next_index(index, answer.index);
+                replace(&set, answer.endpoints, &service, &observer);
+            }
+            Err(error) => {
+                // An agent that comes back may have begun to count anew, and a question with an index beyond its
+                // own would sleep through all changes. (The index that came with the error is not one either.)
+                index = 0;
+                let retry_in = backoff.next(rand::random());
+                observer.observe(Event::DiscoveryFailed {
+                    service: &service,
+                    error: &error,
+                    retry_in,
+                });
+                sleep(retry_in).await;
+            }
+        }
+    }
+}
+
+/// The index to ask with next, after an answer with `new` to a question with `old`: 0 asks for the set as it is,
+/// anything above waits for a change.
+fn next_index(old: u64, new: u64) -> u64 {
+    if new < old { 0 } else { new }
+}
+
+/// Replaces the set if it is another one, and says so. An empty set is believed like any other.
+fn replace(
+    set: &watch::Sender<Option<Snapshot>>,
+    new: Snapshot,
+    service: &ServiceName,
+    observer: &SharedObserver,
+) {
+    let old = set.borrow().clone();
+    if old.as_ref() == Some(&new) {
+        return;
+    }
+    let ids = |set: &Snapshot| -> BTreeSet<_> { set.iter().map(|e| e.id.clone()).collect() };
+    let (before, after) = (ids(&old.unwrap_or_default()), ids(&new));
+    set.send_replace(Some(new));
+    observer.observe(Event::EndpointsChanged {
+        service,
+        total: after.len(),
+        added: after.difference(&before).count(),
+        removed: before.difference(&after).count(),
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_index_that_went_back_is_begun_anew() {
+        assert_eq!(next_index(0, 7), 7);
+        assert_eq!(next_index(7, 7), 7);
+        assert_eq!(next_index(42, 1), 0);
+        assert_eq!(next_index(42, 0), 0);
+    }
+}
