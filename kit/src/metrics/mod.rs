@@ -1,0 +1,201 @@
+//! Rate, errors and duration of requests, and what else happened, for Prometheus.
+//!
+//! The names are [OpenTelemetry's](https://opentelemetry.io/docs/specs/semconv/http/http-metrics/), as Prometheus
+//! writes them:
+//!
+//! | metric | what | labels |
+//! |---|---|---|
+//! | `http_server_request_duration_seconds` | requests answered as JSON over HTTP | `service_name`, `http_request_method`, `http_route`, `http_response_status_code` |
+//! | `rpc_server_call_duration_seconds` | requests answered over gRPC | `service_name`, `rpc_method`, `rpc_response_status_code` |
+//! | `http_server_active_requests` | requests in progress, over either | `service_name` |
+//! | `http_client_request_duration_seconds`, `rpc_client_call_duration_seconds`, `http_client_active_requests` | the same for calls, all attempts together | `peer_service` in place of `service_name` |
+//!
+//! The durations have two labels more: `outcome`, the word of [`crate::classify`] that breakers and balancers use
+//! too (or `cancelled`, where the caller went away), and `error_type`, which is absent from a success. Every label
+//! has few values by construction: a path that somebody sent, or a status that does not exist, never becomes one.
+//! What begins with `kit_` is counted by the [`observer`] and is listed where it is described, in
+//! [`install`].
+//!
+//! A result is judged by the head of the response, as in [`crate::trace`].
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{self, Poll, ready},
+};
+
+use http::{Request, Response};
+use pin_project_lite::pin_project;
+use tokio::time::Instant;
+use tower_layer::Layer;
+use tower_service::Service;
+
+use crate::{
+    BoxError, Context, Error,
+    classify::{Classify, HttpClassify, Outcome, grpc_code},
+    name::{Method, ServiceName},
+    rejection::Rejection,
+    wire::Wire,
+};
+
+mod observer;
+mod prometheus;
+mod series;
+
+pub use observer::observer;
+pub use prometheus::{MetricsHandle, install};
+
+use series::{Answer, Key, Recorder, Verb};
+
+/// Counts and times requests. Clones, and what they build, share their handles on the metrics; and so, through
+/// the process-wide recorder, do layers for the same service.
+///
+/// Handles are made when they are first used, so a layer may be made before [`install`] is called; nothing may
+/// pass it before that, for the handle of a metric without a recorder never counts.
+#[derive(Clone, Debug)]
+pub struct MetricsLayer {
+    recorder: Arc<Recorder>,
+}
+
+impl MetricsLayer {
+    /// On a server, for requests that `service` answers.
+    pub fn inbound(service: &ServiceName) -> Self {
+        Self {
+            recorder: Arc::new(Recorder::server(service)),
+        }
+    }
+
+    /// On a client, for calls to `upstream`: around the retries, so that a call is counted once.
+    pub fn outbound(upstream: &ServiceName) -> Self {
+        Self {
+            recorder: Arc::new(Recorder::client(upstream)),
+        }
+    }
+}
+
+impl<S> Layer<S> for MetricsLayer {
+    type Service = Metrics<S>;
+
+    fn layer(&self, inner: S) -> Metrics<S> {
+        Metrics {
+            inner,
+            recorder: Arc::clone(&self.recorder),
+        }
+    }
+}
+
+/// Counts and times requests, see [`MetricsLayer`]. Fails only as the inner service fails.
+#[derive(Clone, Debug)]
+pub struct Metrics<S> {
+    inner: S,
+    recorder: Arc<Recorder>,
+}
+
+impl<S, B, R> Service<Request<B>> for Metrics<S>
+where
+    S: Service<Request<B>, Response = Response<R>>,
+    S::Error: Into<BoxError>,
+{
+    type Response = S::Response;
+    type Error = BoxError;
+    type Future = ResponseFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut task::Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.inner.poll_ready(cx).map_err(Into::into)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let entered = Entered::new(Arc::clone(&self.recorder), &request);
+        ResponseFuture {
+            inner: self.inner.call(request),
+            entered: Some(entered),
+        }
+    }
+}
+
+pin_project! {
+    /// The future of [`Metrics`].
+    #[derive(Debug)]
+    pub struct ResponseFuture<F> {
+        #[pin]
+        inner: F,
+        entered: Option<Entered>,
+    }
+}
+
+impl<F, R, E> Future for ResponseFuture<F>
+where
+    F: Future<Output = Result<Response<R>, E>>,
+    E: Into<BoxError>,
+{
+    type Output = Result<Response<R>, BoxError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let result = ready!(this.inner.poll(cx)).map_err(Into::into);
+        if let Some(mut entered) = this.entered.take() {
+            entered.judge(&result);
+        }
+        Poll::Ready(result)
+    }
+}
+
+/// A request in progress. Whenever it is dropped it is counted: as what it was judged to be, or as cancelled.
+#[derive(Debug)]
+struct Entered {
+    recorder: Arc<Recorder>,
+    began: Instant,
+    key: Key,
+}
+
+impl Entered {
+    fn new<B>(recorder: Arc<Recorder>, request: &Request<B>) -> Self {
+        recorder.active().increment(1.0);
+        let context = request.extensions().get::<Context>();
+        Self {
+            recorder,
+            began: Instant::now(),
+            key: Key {
+                wire: Wire::of(request.headers()),
+                verb: Verb::of(request.method()),
+                method: context.and_then(|context| context.method),
+                answer: Answer::Cancelled,
+            },
+        }
+    }
+
+    fn judge<R>(&mut self, result: &Result<Response<R>, BoxError>) {
+        let outcome = HttpClassify.classify_result(result).outcome;
+        self.key.answer = match result {
+            Ok(response) => {
+                let extensions = response.extensions();
+                if let Some(method) = extensions.get::<&'static Method>() {
+                    self.key.method = Some(method);
+                }
+                let error = extensions.get::<Error>();
+                let rejection = error.and_then(Error::rejection);
+                Answer::Response {
+                    status: response.status().as_u16(),
+                    code: grpc_code(response.headers()).unwrap_or_else(|| error.map(Error::code)),
+                    outcome: match rejection {
+                        Some(_) if outcome != Outcome::Success => Outcome::Rejected,
+                        _ => outcome,
+                    },
+                    rejection: rejection.map(Rejection::as_str),
+                }
+            }
+            Err(error) => Answer::Error {
+                outcome,
+                rejection: Rejection::find(&**error).map(Rejection::as_str),
+            },
+        };
+    }
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        self.recorder.active().decrement(1.0);
+        self.recorder.record(self.key, self.began.elapsed());
+    }
+}

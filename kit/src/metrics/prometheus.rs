@@ -1,0 +1,168 @@
+//! The process-wide recorder, and what Prometheus reads from it.
+
+use std::{fmt, fs, sync::OnceLock, time::SystemTime};
+
+use metrics::{Unit, describe_counter, describe_gauge, describe_histogram, gauge};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+
+use crate::name::ServiceName;
+
+/// OpenTelemetry's advice for durations of requests, and three more below it: services of one machine answer in
+/// less than 5 ms.
+const SECONDS: [f64; 17] = [
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0,
+    7.5, 10.0,
+];
+
+/// Reads what the process-wide recorder has counted. Clones read the same.
+#[derive(Clone)]
+pub struct MetricsHandle {
+    recorder: PrometheusHandle,
+}
+
+/// Makes the kit's recorder the one of the process, the first time it is called; afterwards returns the same
+/// handle again. If the process has another recorder already, that one keeps counting and this handle has
+/// nothing to show, which is logged.
+pub fn install() -> MetricsHandle {
+    static INSTALLED: OnceLock<MetricsHandle> = OnceLock::new();
+    INSTALLED
+        .get_or_init(|| {
+            let recorder = PrometheusBuilder::new()
+                .set_buckets_for_metric(Matcher::Suffix("_duration_seconds".into()), &SECONDS)
+                .expect("there are buckets")
+                .build_recorder();
+            let handle = MetricsHandle {
+                recorder: recorder.handle(),
+            };
+            if metrics::set_global_recorder(recorder).is_err() {
+                tracing::warn!("another metrics recorder is installed; /metrics will be empty");
+            }
+            describe();
+            handle
+        })
+        .clone()
+}
+
+fn describe() {
+    for (name, text) in [
+        (
+            "http_server_request_duration_seconds",
+            "Time to answer requests as JSON over HTTP.",
+        ),
+        (
+            "rpc_server_call_duration_seconds",
+            "Time to answer requests over gRPC.",
+        ),
+        (
+            "http_client_request_duration_seconds",
+            "Time that calls over HTTP took, all attempts together.",
+        ),
+        (
+            "rpc_client_call_duration_seconds",
+            "Time that calls over gRPC took, all attempts together.",
+        ),
+    ] {
+        describe_histogram!(name, Unit::Seconds, text);
+    }
+    for (name, text) in [
+        ("http_server_active_requests", "Requests in progress."),
+        ("http_client_active_requests", "Calls in progress."),
+        (
+            "kit_build_info",
+            "Always 1; its labels say what is running.",
+        ),
+        (
+            "kit_endpoints",
+            "Instances of a service that discovery knows.",
+        ),
+        ("kit_ready", "1 while /readyz answers 200, else 0."),
+        ("kit_connections", "Open connections."),
+        (
+            "process_start_time_seconds",
+            "When the process started, in seconds since 1970.",
+        ),
+        (
+            "process_resident_memory_bytes",
+            "Memory that the process has in RAM.",
+        ),
+        ("process_open_fds", "Open file descriptors."),
+    ] {
+        describe_gauge!(name, text);
+    }
+    for (name, text) in [
+        (
+            "kit_rejections_total",
+            "Requests that the kit answered and not the peer, by reason.",
+        ),
+        ("kit_retries_total", "Attempts after the first."),
+        (
+            "kit_retry_budget_exhausted_total",
+            "Calls that were not tried again because the retry budget was used up.",
+        ),
+        (
+            "kit_circuit_transitions_total",
+            "Transitions of circuit breakers, by the state they went to.",
+        ),
+        (
+            "kit_endpoint_changes_total",
+            "Instances that came and went.",
+        ),
+        (
+            "kit_discovery_failures_total",
+            "Times that the registry could not be asked.",
+        ),
+        (
+            "kit_registrations_total",
+            "Registrations of this instance, by result.",
+        ),
+    ] {
+        describe_counter!(name, text);
+    }
+}
+
+impl MetricsHandle {
+    /// All metrics, in Prometheus's text format.
+    pub fn render(&self) -> String {
+        observe_process();
+        self.recorder.render()
+    }
+
+    /// Makes room: the samples of histograms are kept one by one until this is called or somebody
+    /// [`render`](Self::render)s. A server calls it every few seconds.
+    pub fn run_upkeep(&self) {
+        self.recorder.run_upkeep();
+    }
+
+    /// Says what is running, as the labels of `kit_build_info`.
+    pub fn set_build_info(&self, service: &ServiceName, version: &'static str) {
+        gauge!("kit_build_info", "service_name" => service.to_string(), "service_version" => version)
+            .set(1.0);
+        let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        gauge!("process_start_time_seconds")
+            .set(since_1970.map_or(0.0, |t| t.as_secs_f64().floor()));
+    }
+}
+
+impl fmt::Debug for MetricsHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("MetricsHandle")
+    }
+}
+
+/// What Linux tells about this process; nothing elsewhere.
+fn observe_process() {
+    let memory = fs::read_to_string("/proc/self/status")
+        .ok()
+        .and_then(|status| {
+            let line = status
+                .lines()
+                .find_map(|line| line.strip_prefix("VmRSS:"))?;
+            line.trim().strip_suffix(" kB")?.trim().parse::<u32>().ok()
+        });
+    if let Some(kibibytes) = memory {
+        gauge!("process_resident_memory_bytes").set(f64::from(kibibytes) * 1024.0);
+    }
+    if let Ok(files) = fs::read_dir("/proc/self/fd") {
+        gauge!("process_open_fds").set(files.count() as f64);
+    }
+}
