@@ -38,6 +38,8 @@ pub mod config;
 pub mod log;
 pub mod server;
 pub mod service;
+#[cfg(feature = "sqlite")]
+pub mod sqlite;
 
 pub use body::Body;
 pub use context::Context;

@@ -35,7 +35,7 @@ const ROOMS: &[&str] = &[
     "trace",
 ];
 /// Put the others together, and may speak of all.
-const ASSEMBLY: &[&str] = &["client", "config", "server", "service"];
+const ASSEMBLY: &[&str] = &["client", "config", "server", "service", "sqlite"];
 
 /// All Rust files of the library, each with the room it belongs to.
 fn files() -> Vec<(String, PathBuf)> {
