@@ -1,1 +1,470 @@
-//! To come.
+//! One absolute deadline per request, that covers all attempts and all hops, and a timeout for each attempt.
+//!
+//! On the wire it travels as what is left of it, in the way of gRPC over HTTP/2: up to eight digits and a unit,
+//! in `grpc-timeout`, or for JSON in `request-timeout`. Clocks of two machines are never compared.
+//!
+//! A timer is armed only when the inner service did not answer at once. The deadline bounds the time to the
+//! response's head; a body that streams on is not cut off.
+
+use std::{
+    fmt::Write,
+    pin::Pin,
+    task::{Context as Task, Poll},
+    time::Duration,
+};
+
+use http::{HeaderMap, HeaderValue};
+use pin_project_lite::pin_project;
+use serde::{Deserialize, Serialize};
+use tokio::time::{Instant, Sleep, sleep_until};
+use tower_layer::Layer;
+use tower_service::Service;
+
+use crate::{
+    BoxError, context::Context, context::Deadline, policy::Live, rejection::Rejection, wire::Wire,
+};
+
+/// How long a request may take in all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DeadlineConfig {
+    /// The longest that a request may take; a caller that waits for less gets less. Default 5 s.
+    #[serde(with = "humantime_serde")]
+    pub timeout: Duration,
+}
+
+impl Default for DeadlineConfig {
+    fn default() -> Self {
+        Self {
+            timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+/// Gives each request a deadline and fails it with [`Rejection::DeadlineExceeded`] when that has passed.
+///
+/// The deadline is the earliest of the one in the request's [`Context`], the configured one and, inbound, the one
+/// that the caller sent; the inner service finds it in the context. A request whose deadline has passed already
+/// is not started. Clones share the configuration.
+#[derive(Clone, Debug)]
+pub struct DeadlineLayer {
+    config: Live<DeadlineConfig>,
+    reads_header: bool,
+}
+
+impl DeadlineLayer {
+    /// For a server: reads what the caller sent. A header that is not a timeout is as if it were not there.
+    pub fn inbound(config: DeadlineConfig) -> Self {
+        Self {
+            config: Live::new(config),
+            reads_header: true,
+        }
+    }
+
+    /// For a client, outside of retries, so that it covers all attempts.
+    pub fn outbound(config: DeadlineConfig) -> Self {
+        Self {
+            config: Live::new(config),
+            reads_header: false,
+        }
+    }
+
+    /// The handle that replaces the timeout; requests in flight keep the deadline that they have.
+    pub fn config(&self) -> &Live<DeadlineConfig> {
+        &self.config
+    }
+}
+
+impl<S> Layer<S> for DeadlineLayer {
+    type Service = DeadlineService<S>;
+
+    fn layer(&self, inner: S) -> DeadlineService<S> {
+        DeadlineService {
+            inner,
+            layer: self.clone(),
+        }
+    }
+}
+
+/// What [`DeadlineLayer`] builds; not called `Deadline`, which is the moment itself.
+#[derive(Clone, Debug)]
+pub struct DeadlineService<S> {
+    inner: S,
+    layer: DeadlineLayer,
+}
+
+impl<S, B> Service<http::Request<B>> for DeadlineService<S>
+where
+    S: Service<http::Request<B>>,
+    S::Error: Into<BoxError>,
+{
+    type Response = S::Response;
+    type Error = BoxError;
+    type Future = DeadlineFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Task<'_>) -> Poll<Result<(), BoxError>> {
+        self.inner.poll_ready(cx).map_err(Into::into)
+    }
+
+    fn call(&mut self, mut request: http::Request<B>) -> Self::Future {
+        let now = Instant::now();
+        let mut timeout = self.layer.config.get().timeout;
+        if self.layer.reads_header
+            && let Some(sent) = timeout_in(request.headers())
+        {
+            timeout = timeout.min(sent);
+        }
+        let context = Context::of_mut(request.extensions_mut());
+        let deadline = earliest(context.deadline, now, timeout);
+        context.deadline = Some(deadline);
+        if deadline.has_passed(now) {
+            return DeadlineFuture::refused(Rejection::DeadlineExceeded);
+        }
+        DeadlineFuture::until(
+            self.inner.call(request),
+            deadline.instant(),
+            Rejection::DeadlineExceeded,
+        )
+    }
+}
+
+/// Bounds each attempt, inside of retries: fails with [`Rejection::TimedOut`] after the timeout, or with
+/// [`Rejection::DeadlineExceeded`] when the request's deadline comes first.
+///
+/// Tells the peer how long this attempt waits, in the timeout header of the request's [`Wire`]. Clones share the
+/// timeout.
+#[derive(Clone, Debug)]
+pub struct AttemptTimeoutLayer {
+    timeout: Live<Duration>,
+}
+
+impl AttemptTimeoutLayer {
+    /// Gives each attempt `timeout`.
+    pub fn new(timeout: Duration) -> Self {
+        Self {
+            timeout: Live::new(timeout),
+        }
+    }
+
+    /// The handle that replaces the timeout for the attempts to come.
+    pub fn timeout(&self) -> &Live<Duration> {
+        &self.timeout
+    }
+}
+
+impl<S> Layer<S> for AttemptTimeoutLayer {
+    type Service = AttemptTimeout<S>;
+
+    fn layer(&self, inner: S) -> AttemptTimeout<S> {
+        AttemptTimeout {
+            inner,
+            timeout: self.timeout.clone(),
+        }
+    }
+}
+
+/// What [`AttemptTimeoutLayer`] builds.
+#[derive(Clone, Debug)]
+pub struct AttemptTimeout<S> {
+    inner: S,
+    timeout: Live<Duration>,
+}
+
+impl<S, B> Service<http::Request<B>> for AttemptTimeout<S>
+where
+    S: Service<http::Request<B>>,
+    S::Error: Into<BoxError>,
+{
+    type Response = S::Response;
+    type Error = BoxError;
+    type Future = DeadlineFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Task<'_>) -> Poll<Result<(), BoxError>> {
+        self.inner.poll_ready(cx).map_err(Into::into)
+    }
+
+    fn call(&mut self, mut request: http::Request<B>) -> Self::Future {
+        let now = Instant::now();
+        let after = **self.timeout.get();
+        let deadline = request
+            .extensions()
+            .get::<Context>()
+            .and_then(|c| c.deadline);
+        let ends = earliest(deadline, now, after);
+        let reason = if deadline == Some(ends) {
+            Rejection::DeadlineExceeded
+        } else {
+            Rejection::TimedOut { after }
+        };
+        if ends.has_passed(now) {
+            return DeadlineFuture::refused(reason);
+        }
+        let header = Wire::of(request.headers()).timeout_header();
+        let left = timeout_value(ends.remaining(now));
+        request.headers_mut().insert(header, left);
+        DeadlineFuture::until(self.inner.call(request), ends.instant(), reason)
+    }
+}
+
+/// The earlier of `deadline` and `timeout` from now, which counts as at most a century.
+fn earliest(deadline: Option<Deadline>, now: Instant, timeout: Duration) -> Deadline {
+    const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+    let own = Deadline::at(now + timeout.min(CENTURY));
+    deadline.map_or(own, |deadline| deadline.min(own))
+}
+
+pin_project! {
+    /// Fails when its time has come; what it waited for is dropped then, not later.
+    #[derive(Debug)]
+    pub struct DeadlineFuture<F> {
+        // None when there is nothing to wait for.
+        #[pin]
+        inner: Option<F>,
+        ends: Instant,
+        #[pin]
+        timer: Option<Sleep>,
+        reason: Option<Rejection>,
+    }
+}
+
+impl<F> DeadlineFuture<F> {
+    fn until(inner: F, ends: Instant, reason: Rejection) -> Self {
+        Self {
+            inner: Some(inner),
+            ends,
+            timer: None,
+            reason: Some(reason),
+        }
+    }
+
+    fn refused(reason: Rejection) -> Self {
+        Self {
+            inner: None,
+            ends: Instant::now(),
+            timer: None,
+            reason: Some(reason),
+        }
+    }
+}
+
+impl<F, T, E> Future for DeadlineFuture<F>
+where
+    F: Future<Output = Result<T, E>>,
+    E: Into<BoxError>,
+{
+    type Output = Result<T, BoxError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Task<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        if let Some(inner) = this.inner.as_mut().as_pin_mut() {
+            // Asked first: an answer that is there is an answer in time.
+            if let Poll::Ready(result) = inner.poll(cx) {
+                return Poll::Ready(result.map_err(Into::into));
+            }
+            if this.timer.is_none() {
+                this.timer.set(Some(sleep_until(*this.ends)));
+            }
+            let timer = this.timer.as_mut().as_pin_mut().expect("set above");
+            std::task::ready!(timer.poll(cx));
+            this.inner.set(None);
+        }
+        let reason = this.reason.take().expect("not polled after it was ready");
+        Poll::Ready(Err(reason.into()))
+    }
+}
+
+/// The timeout that a request's headers carry on its [`Wire`]; `None` without one, and where it is malformed.
+pub fn timeout_in(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get(Wire::of(headers).timeout_header())?;
+    parse_timeout(text.to_str().ok()?)
+}
+
+/// Reads a timeout as gRPC writes it: one to eight digits and a unit.
+pub fn parse_timeout(text: &str) -> Option<Duration> {
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    if digits.len() > 8 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    // Not empty: the empty text is no number.
+    let number: u64 = digits.parse().ok()?;
+    Some(match unit {
+        "H" => Duration::from_secs(number * 60 * 60),
+        "M" => Duration::from_secs(number * 60),
+        "S" => Duration::from_secs(number),
+        "m" => Duration::from_millis(number),
+        "u" => Duration::from_micros(number),
+        "n" => Duration::from_nanos(number),
+        _ => return None,
+    })
+}
+
+/// Writes a timeout in the finest unit of which eight digits are enough, rounded down: the peer gives up no later
+/// than the caller.
+pub fn timeout_value(timeout: Duration) -> HeaderValue {
+    const LIMIT: u128 = 100_000_000;
+    let (nanos, seconds) = (timeout.as_nanos(), u128::from(timeout.as_secs()));
+    let (number, unit) = [
+        (nanos, 'n'),
+        (timeout.as_micros(), 'u'),
+        (timeout.as_millis(), 'm'),
+        (seconds, 'S'),
+        (seconds / 60, 'M'),
+        (seconds / 60 / 60, 'H'),
+    ]
+    .into_iter()
+    .find(|(number, _)| *number < LIMIT)
+    // 11,000 years.
+    .unwrap_or((LIMIT - 1, 'H'));
+    let mut text = bytes::BytesMut::with_capacity(9);
+    write!(text, "{number}{unit}").expect("a buffer that grows takes all");
+    HeaderValue::from_maybe_shared(text.freeze()).expect("digits and a letter are visible ASCII")
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Request;
+    use proptest::prelude::*;
+    use tokio_test::{assert_pending, assert_ready_err, assert_ready_ok, task};
+    use tower_test::mock;
+
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn config(timeout: Duration) -> DeadlineConfig {
+        DeadlineConfig { timeout }
+    }
+
+    fn rejection(error: &BoxError) -> Option<&Rejection> {
+        Rejection::find(&**error)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_earliest_of_caller_and_configuration_is_the_deadline() {
+        for (sent, expected) in [("300m", SECOND * 3 / 10), ("7S", SECOND), ("soon", SECOND)] {
+            let layer = DeadlineLayer::inbound(config(SECOND));
+            let (mut service, mut peer) = mock::spawn_layer::<Request<()>, (), _>(layer);
+            assert_ready_ok!(service.poll_ready());
+            let request = Request::builder().header("request-timeout", sent);
+            let mut call = task::spawn(service.call(request.body(()).unwrap()));
+            assert_pending!(call.poll());
+            let (request, _answer) = peer.next_request().await.unwrap();
+            let deadline = Context::of(request.extensions()).deadline.unwrap();
+            assert_eq!(deadline.remaining(Instant::now()), expected, "{sent}");
+
+            tokio::time::advance(expected - Duration::from_millis(1)).await;
+            assert_pending!(call.poll());
+            tokio::time::advance(Duration::from_millis(1)).await;
+            let error = assert_ready_err!(call.poll());
+            assert_eq!(rejection(&error), Some(&Rejection::DeadlineExceeded));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_keeps_the_deadline_of_the_call_it_serves() {
+        let layer = DeadlineLayer::outbound(config(SECOND * 9));
+        let (mut service, mut peer) = mock::spawn_layer::<Request<()>, (), _>(layer);
+        assert_ready_ok!(service.poll_ready());
+        let mut request = Request::new(());
+        let context = Context::with_timeout(SECOND);
+        request.extensions_mut().insert(context.clone());
+        let _call = service.call(request);
+        let (request, _answer) = peer.next_request().await.unwrap();
+        assert_eq!(Context::of(request.extensions()).deadline, context.deadline);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_too_late_is_not_started() {
+        let layer = DeadlineLayer::inbound(config(SECOND));
+        let (mut service, mut peer) = mock::spawn_layer::<Request<()>, (), _>(layer);
+        assert_ready_ok!(service.poll_ready());
+        let request = Request::builder().header("request-timeout", "0n");
+        let mut call = task::spawn(service.call(request.body(()).unwrap()));
+        let error = assert_ready_err!(call.poll());
+        assert_eq!(rejection(&error), Some(&Rejection::DeadlineExceeded));
+        assert_pending!(peer.poll_request());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_attempt_is_bounded_and_the_peer_is_told() {
+        let layer = AttemptTimeoutLayer::new(SECOND);
+        let (mut service, mut peer) = mock::spawn_layer::<Request<()>, (), _>(layer);
+        assert_ready_ok!(service.poll_ready());
+        let request = Request::builder().header("content-type", "application/grpc");
+        let mut call = task::spawn(service.call(request.body(()).unwrap()));
+        assert_pending!(call.poll());
+        let (request, _answer) = peer.next_request().await.unwrap();
+        assert_eq!(request.headers()["grpc-timeout"], "1000000u");
+        tokio::time::advance(SECOND).await;
+        let error = assert_ready_err!(call.poll());
+        let after = SECOND;
+        assert_eq!(rejection(&error), Some(&Rejection::TimedOut { after }));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_last_attempt_has_what_is_left_of_the_deadline() {
+        let layer = AttemptTimeoutLayer::new(SECOND);
+        let (mut service, mut peer) = mock::spawn_layer::<Request<()>, (), _>(layer);
+        assert_ready_ok!(service.poll_ready());
+        let mut request = Request::new(());
+        let context = Context::with_timeout(SECOND / 4);
+        request.extensions_mut().insert(context);
+        let mut call = task::spawn(service.call(request));
+        assert_pending!(call.poll());
+        let (request, _answer) = peer.next_request().await.unwrap();
+        assert_eq!(request.headers()["request-timeout"], "250000u");
+        tokio::time::advance(SECOND / 4).await;
+        let error = assert_ready_err!(call.poll());
+        assert_eq!(rejection(&error), Some(&Rejection::DeadlineExceeded));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_waited_for_is_dropped_when_its_time_has_come() {
+        let layer = AttemptTimeoutLayer::new(SECOND);
+        let held = std::sync::Arc::new(());
+        let witness = std::sync::Arc::downgrade(&held);
+        let inner = tower::service_fn(move |_: Request<()>| {
+            let held = std::sync::Arc::clone(&held);
+            async move {
+                let _held = held;
+                std::future::pending::<Result<(), BoxError>>().await
+            }
+        });
+        let mut call = task::spawn(layer.layer(inner).call(Request::new(())));
+        assert_pending!(call.poll());
+        assert_eq!(witness.strong_count(), 1);
+        tokio::time::advance(SECOND).await;
+        assert_ready_err!(call.poll());
+        assert_eq!(witness.strong_count(), 0);
+    }
+
+    #[test]
+    fn what_is_no_timeout_is_not_read() {
+        for bad in [
+            "",
+            "S",
+            "1",
+            "1s",
+            "-1S",
+            "+1S",
+            "1.5S",
+            "123456789S",
+            " 1S",
+            "1µ",
+        ] {
+            assert_eq!(parse_timeout(bad), None, "{bad:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_timeout_survives_the_wire_to_seven_digits_and_is_never_longened(nanos: u64) {
+            let timeout = Duration::from_nanos(nanos);
+            let value = timeout_value(timeout);
+            prop_assert!(value.len() <= 9);
+            let read = parse_timeout(value.to_str().unwrap()).unwrap();
+            prop_assert!(read <= timeout);
+            prop_assert!(timeout - read <= timeout / 1_000_000);
+        }
+    }
+}

@@ -1,5 +1,8 @@
 //! What every policy is: sync, given the time, without locks across await, and replaceable while it runs.
 
+mod backoff;
+mod ratio;
+
 use std::{fmt, sync::Arc};
 
 use arc_swap::{ArcSwap, Guard};
@@ -7,6 +10,8 @@ use tokio::time::Instant;
 
 use crate::{classify::Outcome, rejection::Rejection};
 
+pub use backoff::Backoff;
+pub use ratio::{InvalidRatio, Ratio};
 /// Decides whether a call may pass, and learns from what became of it.
 ///
 /// A circuit breaker is one. The balancer holds one per endpoint as its gate.
