@@ -34,9 +34,15 @@ struct Limit {
 }
 
 /// How many bytes of a request's body are read at most. It travels in the extensions of the request, from the
-/// layer that limits to the generated server, which reads bodies of any type.
+/// layer that limits to the generated server, which reads bodies of any type. Default 1 MiB.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BodyLimit(pub usize);
+
+impl Default for BodyLimit {
+    fn default() -> Self {
+        Self(1024 * 1024)
+    }
+}
 
 /// What reading a body fails with when it is longer than its limit. It is found along the chain of sources.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -22,7 +22,8 @@ pub struct Context {
     pub previous_attempts: u32,
     /// Says that calls with the same key are one call.
     pub idempotency_key: Option<IdempotencyKey>,
-    /// What is being called, where a generated client calls.
+    /// The method whose call this is the context of. Generated code fills it in, on both sides; a context without
+    /// it is that of a call still to be made.
     pub method: Option<&'static Method>,
 }
 
@@ -63,10 +64,11 @@ impl Context {
         }
     }
 
-    /// The same with an idempotency key.
+    /// The context of a call, still to be made, that has this key.
     #[must_use]
     pub fn with_idempotency_key(mut self, key: IdempotencyKey) -> Self {
         self.idempotency_key = Some(key);
+        self.method = None;
         self
     }
 }

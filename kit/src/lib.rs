@@ -44,7 +44,9 @@ pub mod sqlite;
 pub use body::Body;
 pub use context::Context;
 pub use error::{Code, Error};
+pub use kit_macros::{Message, service};
 pub use rejection::Rejection;
+pub use service::message::Message;
 
 /// An error of any type.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;

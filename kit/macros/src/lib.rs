@@ -1,1 +1,82 @@
-//! Not yet.
+//! The attribute `#[kit::service]` and the derive `kit::Message`. Their documentation stands in the crate `kit`,
+//! which everybody uses them through.
+
+mod message;
+mod names;
+mod service;
+
+use proc_macro::TokenStream;
+
+/// Makes a server, a client, the request types, the list of methods, an OpenAPI document and the text of the
+/// `.proto` from a trait.
+///
+/// ```
+/// use kit::{Context, Error};
+///
+/// /// Greets people.
+/// #[kit::service]
+/// pub trait Greeter {
+///     /// Says hello.
+///     #[kit(idempotent)]
+///     async fn hello(&self, ctx: Context, name: String) -> Result<Greeting, Error>;
+/// }
+///
+/// #[derive(Debug, serde::Serialize, serde::Deserialize, kit::Message)]
+/// pub struct Greeting {
+///     pub text: String,
+/// }
+///
+/// struct Polite;
+///
+/// impl Greeter for Polite {
+///     async fn hello(&self, _: Context, name: String) -> Result<Greeting, Error> {
+///         Ok(Greeting { text: format!("Good day, {name}.") })
+///     }
+/// }
+///
+/// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+/// // The server is a tower service, and any tower service is the client's way to it.
+/// let client = GreeterClient::json(GreeterServer::new(Polite));
+/// let greeting = client.hello(Context::new(), "Ada".into()).await?;
+/// assert_eq!(greeting.text, "Good day, Ada.");
+/// # Ok::<_, Error>(()) }).unwrap();
+/// ```
+///
+/// # What it makes
+/// For a trait `Users` with the method `create`:
+/// - the trait itself, whose futures are `Send`; an implementation writes `async fn`;
+/// - `UsersServer<T>`, a `tower` service over any `http` body: `POST /create` with JSON, whatever the content type
+///   says, and gRPC's `/users.Users/Create`. Its clones share one `T`;
+/// - `UsersClient<S>`, which implements `Users` over any tower stack: `UsersClient::json(stack)` or
+///   `UsersClient::grpc(stack)`;
+/// - the module `users` with `CreateRequest`, `METHODS`, `openapi()` and `proto()`.
+///
+/// # The methods
+/// `&self`, then `ctx: Context`, then the arguments, which are owned and become the fields of the request in their
+/// order; the result is `Result<T, Error>`, where `T` is `()` or derives `kit::Message` and serde's two traits. A
+/// method that is the same done twice as done once is marked `#[kit(idempotent)]`, and only such a method is
+/// retried.
+///
+/// `#[kit::service(package = "acme.users")]` sets protobuf's package, which is otherwise the name of the trait in
+/// snake case.
+#[proc_macro_attribute]
+pub fn service(attribute: TokenStream, item: TokenStream) -> TokenStream {
+    service::expand(attribute.into(), item.into())
+        .unwrap_or_else(syn::Error::into_compile_error)
+        .into()
+}
+
+/// Makes a type one that gRPC can carry.
+///
+/// A struct with named fields becomes a message; its fields are numbered from 1 in the order of their declaration,
+/// so new ones go to the end, or say their number by `#[kit(tag = 7)]`. An enum without data becomes an enum, numbered
+/// likewise; protobuf's 0 stands for "not said" and is refused. A struct around one value, such as
+/// `struct UserId(String)`, travels as that value.
+///
+/// Names in OpenAPI follow serde: `rename`, `rename_all` and `default` are read.
+#[proc_macro_derive(Message, attributes(kit))]
+pub fn message(item: TokenStream) -> TokenStream {
+    message::expand(item.into())
+        .unwrap_or_else(syn::Error::into_compile_error)
+        .into()
+}

@@ -1,1 +1,63 @@
-//! To come.
+//! What [`#[kit::service]`](macro@crate::service) and [`kit::Message`](derive@crate::Message) make code for: one
+//! trait, served and called as JSON over HTTP and as gRPC, on one port.
+//!
+//! The macro emits little. What is the same for every service is here: [`server`] and [`client`] do one call each
+//! way, [`message`] is protobuf, [`schema`] describes a service, and the `.proto` text and the OpenAPI document are
+//! made from that description.
+
+pub mod client;
+mod grpc;
+mod json;
+pub mod message;
+mod openapi;
+mod proto;
+pub mod schema;
+pub mod server;
+
+use bytes::Bytes;
+use http_body::Body;
+use http_body_util::{BodyExt, Collected, LengthLimitError, Limited};
+
+use crate::{BoxError, body::TooLarge, rejection::find_cause};
+
+/// What generated code names; not for anybody else.
+#[doc(hidden)]
+pub mod generated {
+    pub use http;
+    pub use http_body;
+    pub use serde;
+    pub use serde_json;
+    pub use tower_service;
+
+    pub use super::message::generated::*;
+}
+
+/// Why a body was not read to its end.
+enum Unread {
+    /// It has more bytes than this.
+    TooLong { limit: usize },
+    /// It broke off.
+    Broken(BoxError),
+}
+
+/// Reads a whole body of at most `limit` bytes.
+async fn collect<B>(body: B, limit: usize) -> Result<Collected<Bytes>, Unread>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
+    // What says that it is too long is not read at all.
+    if body.size_hint().lower() > limit as u64 {
+        return Err(Unread::TooLong { limit });
+    }
+    let body = std::pin::pin!(body);
+    match Limited::new(body, limit).collect().await {
+        Ok(collected) => Ok(collected),
+        Err(error) if error.is::<LengthLimitError>() => Err(Unread::TooLong { limit }),
+        // A layer outside has set a lower limit.
+        Err(error) => Err(match find_cause::<TooLarge>(&*error) {
+            Some(TooLarge { limit }) => Unread::TooLong { limit: *limit },
+            None => Unread::Broken(error),
+        }),
+    }
+}

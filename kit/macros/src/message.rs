@@ -1,0 +1,401 @@
+//! `#[derive(kit::Message)]`: a struct as a message, an enum without data as an enum, a newtype as what it wraps.
+
+use std::collections::BTreeMap;
+
+use proc_macro2::{Span, TokenStream};
+use quote::{format_ident, quote, quote_spanned};
+use syn::{
+    Attribute, Data, DataEnum, DeriveInput, Error, Field, Fields, Ident, LitInt, LitStr, Result,
+    ext::IdentExt, parse2, spanned::Spanned,
+};
+
+use crate::names::{doc, rename_field, rename_variant, snake};
+
+pub(crate) fn expand(item: TokenStream) -> Result<TokenStream> {
+    let item: DeriveInput = parse2(item)?;
+    if let Some(generic) = item.generics.params.first() {
+        return Err(Error::new(
+            generic.span(),
+            "a message has no generics: it is one type of protobuf",
+        ));
+    }
+    match &item.data {
+        Data::Struct(data) => match &data.fields {
+            Fields::Unnamed(fields) if fields.unnamed.len() == 1 => {
+                Ok(newtype(&item, &fields.unnamed[0]))
+            }
+            Fields::Unnamed(fields) => Err(Error::new(
+                fields.span(),
+                "the fields of a message have names; only a struct around one value may be a tuple",
+            )),
+            Fields::Named(fields) => message(&item, fields.named.iter().collect()),
+            Fields::Unit => message(&item, Vec::new()),
+        },
+        Data::Enum(data) => enumeration(&item, data),
+        Data::Union(data) => Err(Error::new(
+            data.union_token.span,
+            "a union cannot be a message",
+        )),
+    }
+}
+
+/// What `#[kit(...)]` and `#[serde(...)]` say about a type, a field or a variant.
+#[derive(Default)]
+struct Settings {
+    tag: Option<(u32, Span)>,
+    /// Generated, with a doc comment that says nothing to others.
+    undocumented: bool,
+    rename: Option<String>,
+    rename_all: Option<String>,
+    default: bool,
+}
+
+impl Settings {
+    fn read(attributes: &[Attribute]) -> Result<Self> {
+        let mut settings = Self::default();
+        for attribute in attributes {
+            if attribute.path().is_ident("kit") {
+                attribute.parse_nested_meta(|meta| {
+                    if meta.path.is_ident("tag") {
+                        let tag: LitInt = meta.value()?.parse()?;
+                        settings.tag = Some((check_tag(&tag)?, tag.span()));
+                    } else if meta.path.is_ident("undocumented") {
+                        settings.undocumented = true;
+                    } else {
+                        return Err(meta.error("the only setting here is `tag = ...`"));
+                    }
+                    Ok(())
+                })?;
+            } else if attribute.path().is_ident("serde") {
+                // Serde itself tells what is wrong here; this only listens.
+                let _ = attribute.parse_nested_meta(|meta| {
+                    let word = meta.path.get_ident().map(Ident::to_string);
+                    match word.as_deref() {
+                        Some("rename") if meta.input.peek(syn::Token![=]) => {
+                            settings.rename = Some(meta.value()?.parse::<LitStr>()?.value());
+                        }
+                        Some("rename_all") if meta.input.peek(syn::Token![=]) => {
+                            settings.rename_all = Some(meta.value()?.parse::<LitStr>()?.value());
+                        }
+                        word => {
+                            settings.default |= word == Some("default");
+                            skip(&meta)?;
+                        }
+                    }
+                    Ok(())
+                });
+            }
+        }
+        Ok(settings)
+    }
+
+    fn doc(&self, attributes: &[Attribute]) -> String {
+        if self.undocumented {
+            String::new()
+        } else {
+            doc(attributes)
+        }
+    }
+}
+
+/// Passes over what follows a word: `= value`, `(...)`, or nothing.
+fn skip(meta: &syn::meta::ParseNestedMeta<'_>) -> Result<()> {
+    if meta.input.peek(syn::Token![=]) {
+        meta.value()?.parse::<syn::Expr>()?;
+    } else if meta.input.peek(syn::token::Paren) {
+        meta.input.parse::<proc_macro2::Group>()?;
+    }
+    Ok(())
+}
+
+/// Protobuf's range, without the numbers that it keeps for itself.
+fn check_tag(tag: &LitInt) -> Result<u32> {
+    match tag.base10_parse::<u32>()? {
+        number @ (1..19_000 | 20_000..=0x1fff_ffff) => Ok(number),
+        _ => Err(Error::new(
+            tag.span(),
+            "a number of a field is between 1 and 536870911, and not between 19000 and 19999",
+        )),
+    }
+}
+
+/// Numbers in the order of declaration: each the one after that before it, unless it says its own.
+struct Numbers {
+    next: u32,
+    taken: BTreeMap<u32, Ident>,
+}
+
+impl Numbers {
+    fn new() -> Self {
+        Self {
+            next: 1,
+            taken: BTreeMap::new(),
+        }
+    }
+
+    fn give(&mut self, name: &Ident, settings: &Settings) -> Result<u32> {
+        let (number, span) = settings.tag.unwrap_or((self.next, name.span()));
+        self.next = number + 1;
+        match self.taken.insert(number, name.clone()) {
+            None => Ok(number),
+            Some(other) => Err(Error::new(
+                span,
+                format!("`{other}` has the number {number} already"),
+            )),
+        }
+    }
+}
+
+fn message(item: &DeriveInput, fields: Vec<&Field>) -> Result<TokenStream> {
+    let name = &item.ident;
+    let own = Settings::read(&item.attrs)?;
+    let mut numbers = Numbers::new();
+    let (mut lens, mut encodes, mut slots, mut merges, mut finishes, mut shapes) =
+        (vec![], vec![], vec![], vec![], vec![], vec![]);
+    for (at, field) in fields.into_iter().enumerate() {
+        let ident = field.ident.as_ref().expect("fields are named");
+        let settings = Settings::read(&field.attrs)?;
+        let number = numbers.give(ident, &settings)?;
+        let (ty, text) = (&field.ty, ident.unraw().to_string());
+        let json = json_name(&settings, &own, &text, rename_field);
+        let doc = settings.doc(&field.attrs);
+        let has_default = settings.default || own.default;
+        let slot = format_ident!("slot{at}");
+        let trait_ = quote_spanned!(ty.span()=> <#ty as ::kit::service::message::Field>);
+        lens.push(quote!(+ #trait_::field_len(&self.#ident, #number)));
+        encodes.push(quote!(#trait_::encode_field(&self.#ident, #number, out);));
+        slots.push(quote!(let mut #slot = ::core::option::Option::None;));
+        merges.push(quote! {
+            #number => #trait_::merge(&mut #slot, wire, &mut reader)
+                .map_err(|error| error.within(#text))?,
+        });
+        finishes.push(quote! {
+            #ident: #trait_::finish(#slot).map_err(|error| error.within(#text))?,
+        });
+        shapes.push(quote! {
+            ::kit::service::schema::FieldShape {
+                name: #text,
+                json: #json,
+                number: #number,
+                doc: #doc,
+                shape: #trait_::shape(types),
+                has_default: #has_default,
+            }
+        });
+    }
+    let (text, doc) = (name.unraw().to_string(), own.doc(&item.attrs));
+    Ok(quote! {
+        #[automatically_derived]
+        impl ::kit::service::message::Message for #name {
+            fn encoded_len(&self) -> usize {
+                0 #(#lens)*
+            }
+
+            #[allow(unused_variables, reason = "a message may have no fields")]
+            fn encode(&self, out: &mut ::std::vec::Vec<u8>) {
+                #(#encodes)*
+            }
+
+            fn decode(
+                mut reader: ::kit::service::message::Reader<'_>,
+            ) -> ::core::result::Result<Self, ::kit::service::message::DecodeError> {
+                #(#slots)*
+                while let ::core::option::Option::Some((number, wire)) = reader.key()? {
+                    match number {
+                        #(#merges)*
+                        _ => reader.skip(number, wire)?,
+                    }
+                }
+                ::core::result::Result::Ok(Self { #(#finishes)* })
+            }
+
+            fn shape(
+                types: &mut ::kit::service::schema::Types,
+            ) -> ::kit::service::schema::Shape {
+                types.named::<Self>(#text, #doc, |types| {
+                    let _ = &types;
+                    ::kit::service::schema::Kind::Message(::std::vec![#(#shapes),*])
+                })
+            }
+        }
+
+        #[automatically_derived]
+        impl ::kit::service::message::Value for #name {
+            const WIRE: ::kit::service::message::WireType =
+                ::kit::service::message::WireType::Delimited;
+
+            fn absent() -> ::core::option::Option<Self> {
+                ::core::option::Option::None
+            }
+
+            fn is_absent(&self) -> bool {
+                false
+            }
+
+            fn encoded_len(&self) -> usize {
+                ::kit::service::generated::nested_len(self)
+            }
+
+            fn encode(&self, out: &mut ::std::vec::Vec<u8>) {
+                ::kit::service::generated::encode_nested(self, out);
+            }
+
+            fn decode(
+                reader: &mut ::kit::service::message::Reader<'_>,
+            ) -> ::core::result::Result<Self, ::kit::service::message::DecodeError> {
+                <Self as ::kit::service::message::Message>::decode(reader.delimited()?)
+            }
+
+            fn shape(
+                types: &mut ::kit::service::schema::Types,
+            ) -> ::kit::service::schema::Shape {
+                <Self as ::kit::service::message::Message>::shape(types)
+            }
+        }
+    })
+}
+
+/// The name in JSON, as serde gives it.
+fn json_name(
+    settings: &Settings,
+    own: &Settings,
+    name: &str,
+    rename: fn(&str, &str) -> Option<String>,
+) -> String {
+    let by_rule = || rename(own.rename_all.as_ref()?, name);
+    settings
+        .rename
+        .clone()
+        .or_else(by_rule)
+        .unwrap_or_else(|| name.to_owned())
+}
+
+fn enumeration(item: &DeriveInput, data: &DataEnum) -> Result<TokenStream> {
+    let name = &item.ident;
+    if data.variants.is_empty() {
+        return Err(Error::new(name.span(), "an enum needs a variant"));
+    }
+    let own = Settings::read(&item.attrs)?;
+    let prefix = snake(&name.unraw().to_string()).to_ascii_uppercase();
+    let mut numbers = Numbers::new();
+    let (mut tos, mut froms, mut shapes) = (vec![], vec![], vec![]);
+    for variant in &data.variants {
+        if !matches!(variant.fields, Fields::Unit) {
+            return Err(Error::new(
+                variant.fields.span(),
+                "the variants of an enum that gRPC carries have no data",
+            ));
+        }
+        let settings = Settings::read(&variant.attrs)?;
+        let number = numbers.give(&variant.ident, &settings)?;
+        let (ident, text) = (&variant.ident, variant.ident.unraw().to_string());
+        let json = json_name(&settings, &own, &text, rename_variant);
+        let proto = format!("{prefix}_{}", snake(&text).to_ascii_uppercase());
+        let doc = settings.doc(&variant.attrs);
+        tos.push(quote!(Self::#ident => #number,));
+        froms.push(quote!(#number => ::core::result::Result::Ok(Self::#ident),));
+        shapes.push(quote! {
+            ::kit::service::schema::Variant {
+                name: #proto,
+                json: #json,
+                number: #number,
+                doc: #doc,
+            }
+        });
+    }
+    let (text, doc) = (name.unraw().to_string(), own.doc(&item.attrs));
+    Ok(quote! {
+        #[automatically_derived]
+        impl #name {
+            #[doc(hidden)]
+            fn kit_number(&self) -> u32 {
+                match self {
+                    #(#tos)*
+                }
+            }
+        }
+
+        #[automatically_derived]
+        impl ::kit::service::message::Value for #name {
+            const WIRE: ::kit::service::message::WireType =
+                ::kit::service::message::WireType::Varint;
+
+            fn absent() -> ::core::option::Option<Self> {
+                ::core::option::Option::None
+            }
+
+            fn is_absent(&self) -> bool {
+                false
+            }
+
+            fn encoded_len(&self) -> usize {
+                ::kit::service::message::Value::encoded_len(&self.kit_number())
+            }
+
+            fn encode(&self, out: &mut ::std::vec::Vec<u8>) {
+                ::kit::service::message::Value::encode(&self.kit_number(), out);
+            }
+
+            fn decode(
+                reader: &mut ::kit::service::message::Reader<'_>,
+            ) -> ::core::result::Result<Self, ::kit::service::message::DecodeError> {
+                match <u32 as ::kit::service::message::Value>::decode(reader)? {
+                    #(#froms)*
+                    0 => ::core::result::Result::Err(
+                        ::kit::service::message::DecodeError::new("is required"),
+                    ),
+                    _ => ::core::result::Result::Err(
+                        ::kit::service::message::DecodeError::new("must be a known value"),
+                    ),
+                }
+            }
+
+            fn shape(
+                types: &mut ::kit::service::schema::Types,
+            ) -> ::kit::service::schema::Shape {
+                types.named::<Self>(#text, #doc, |_| {
+                    ::kit::service::schema::Kind::Enum(::std::vec![#(#shapes),*])
+                })
+            }
+        }
+    })
+}
+
+fn newtype(item: &DeriveInput, field: &Field) -> TokenStream {
+    let (name, ty) = (&item.ident, &field.ty);
+    let inner = quote_spanned!(ty.span()=> <#ty as ::kit::service::message::Value>);
+    quote! {
+        #[automatically_derived]
+        impl ::kit::service::message::Value for #name {
+            const WIRE: ::kit::service::message::WireType = #inner::WIRE;
+
+            fn absent() -> ::core::option::Option<Self> {
+                #inner::absent().map(Self)
+            }
+
+            fn is_absent(&self) -> bool {
+                #inner::is_absent(&self.0)
+            }
+
+            fn encoded_len(&self) -> usize {
+                #inner::encoded_len(&self.0)
+            }
+
+            fn encode(&self, out: &mut ::std::vec::Vec<u8>) {
+                #inner::encode(&self.0, out);
+            }
+
+            fn decode(
+                reader: &mut ::kit::service::message::Reader<'_>,
+            ) -> ::core::result::Result<Self, ::kit::service::message::DecodeError> {
+                #inner::decode(reader).map(Self)
+            }
+
+            fn shape(
+                types: &mut ::kit::service::schema::Types,
+            ) -> ::kit::service::schema::Shape {
+                #inner::shape(types)
+            }
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! One call from the side that makes it.
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Request, Response, Uri, Version, header};
+use serde::{Serialize, de::DeserializeOwned};
+use std::time::Duration;
+use tower::ServiceExt;
+use tower_service::Service;
+
+use super::{Unread, collect, grpc, json, message::Message};
+use crate::{
+    Body, BoxError, Context, Error,
+    error::{Code, Problem},
+    name::Method,
+    wire::{IDEMPOTENCY_KEY, Wire},
+};
+
+/// The longest answer that is read: 4 MiB, as with other implementations of gRPC.
+const ANSWER_LIMIT: usize = 4 * 1024 * 1024;
+
+/// What a generated client calls through: any tower service from `http::Request<kit::Body>` to a response, such as
+/// [`client::Client`](crate::client::Client). There is nothing to implement.
+pub trait Stack: Clone + Send + Sync + 'static {
+    /// What its responses bring.
+    type Body: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send;
+
+    /// Sends one request, when the service is ready for it.
+    fn send(
+        self,
+        request: Request<Body>,
+    ) -> impl Future<Output = Result<Response<Self::Body>, BoxError>> + Send;
+}
+
+impl<S, B> Stack for S
+where
+    S: Service<Request<Body>, Response = Response<B>> + Clone + Send + Sync + 'static,
+    S::Error: Into<BoxError>,
+    S::Future: Send,
+    B: http_body::Body<Data = Bytes> + Send,
+    B::Error: Into<BoxError>,
+{
+    type Body = B;
+
+    async fn send(self, request: Request<Body>) -> Result<Response<B>, BoxError> {
+        self.oneshot(request).await.map_err(Into::into)
+    }
+}
+
+/// A stack, and the wire on which calls go through it. Generated clients hold one.
+#[derive(Clone, Debug)]
+pub struct Caller<S> {
+    stack: S,
+    wire: Wire,
+}
+
+impl<S: Stack> Caller<S> {
+    /// Calls through `stack` on `wire`.
+    pub fn new(stack: S, wire: Wire) -> Self {
+        Self { stack, wire }
+    }
+
+    /// Calls `method`.
+    ///
+    /// `ctx` is the context of this very call. Where it is the one that a handler received, it names the call that
+    /// is being handled, so its [`child`](Context::child) is used.
+    ///
+    /// # Errors
+    /// The one that the peer answered with; a [`Rejection`](crate::Rejection) out of the stack;
+    /// [`Code::Unavailable`] if the peer could not be asked or did not finish its answer; [`Code::Internal`] if it
+    /// answered with something else than it should.
+    pub async fn unary<Q, P>(
+        &self,
+        method: &'static Method,
+        ctx: Context,
+        arguments: Q,
+    ) -> Result<P, Error>
+    where
+        Q: Serialize + Message,
+        P: DeserializeOwned + Message,
+    {
+        let request = request(self.wire, method, ctx, &arguments)?;
+        drop(arguments);
+        let response = self.stack.clone().send(request).await?;
+        match self.wire {
+            Wire::Json => json_answer(response).await,
+            Wire::Grpc => grpc_answer(response).await,
+        }
+    }
+}
+
+fn request<Q: Serialize + Message>(
+    wire: Wire,
+    method: &'static Method,
+    ctx: Context,
+    arguments: &Q,
+) -> Result<Request<Body>, Error> {
+    let mut ctx = match ctx.method {
+        None => ctx,
+        Some(_) => ctx.child(),
+    };
+    ctx.method = Some(method);
+    let (path, body) = match wire {
+        Wire::Json => (method.http_path, json::encode(arguments)?),
+        Wire::Grpc => (method.grpc_path, grpc::frame(arguments)?),
+    };
+    let mut request = Request::new(Body::full(body));
+    *request.method_mut() = http::Method::POST;
+    *request.uri_mut() = Uri::from_static(path);
+    let headers = request.headers_mut();
+    if let Some(key) = &ctx.idempotency_key {
+        let key = HeaderValue::from_str(key.as_str()).expect("a key has visible ASCII only");
+        headers.insert(IDEMPOTENCY_KEY, key);
+    }
+    match wire {
+        Wire::Json => {
+            let json = HeaderValue::from_static("application/json");
+            headers.insert(header::CONTENT_TYPE, json.clone());
+            headers.insert(header::ACCEPT, json);
+        }
+        Wire::Grpc => {
+            let grpc = HeaderValue::from_static(grpc::CONTENT_TYPE);
+            headers.insert(header::CONTENT_TYPE, grpc);
+            headers.insert(header::TE, HeaderValue::from_static("trailers"));
+            *request.version_mut() = Version::HTTP_2;
+        }
+    }
+    request.extensions_mut().insert(ctx);
+    Ok(request)
+}
+
+async fn json_answer<B, P>(response: Response<B>) -> Result<P, Error>
+where
+    B: http_body::Body<Data = Bytes>,
+    B::Error: Into<BoxError>,
+    P: DeserializeOwned,
+{
+    let (parts, body) = response.into_parts();
+    let bytes = read(body).await.map(|body| body.to_bytes());
+    if parts.status.is_success() {
+        return serde_json::from_slice(&bytes?).map_err(unreadable);
+    }
+    // Whatever became of the body, the status says what became of the call.
+    let problem = bytes
+        .ok()
+        .and_then(|bytes| serde_json::from_slice::<Problem>(&bytes).ok());
+    let error = match problem {
+        Some(problem) => problem.into(),
+        None => Error::new(
+            Code::from_http(parts.status),
+            format!("the service answered with {}", parts.status),
+        ),
+    };
+    Err(match retry_after(&parts.headers) {
+        Some(after) => error.with_retry_after(after),
+        None => error,
+    })
+}
+
+async fn grpc_answer<B, P>(response: Response<B>) -> Result<P, Error>
+where
+    B: http_body::Body<Data = Bytes>,
+    B::Error: Into<BoxError>,
+    P: Message,
+{
+    let (parts, body) = response.into_parts();
+    // An error before the first message is told in the headers ("trailers-only").
+    if let Some(Err(error)) = grpc::ending(&parts.headers) {
+        return Err(error);
+    }
+    if !parts.status.is_success() {
+        return Err(Error::new(
+            Code::from_http(parts.status),
+            format!("the service answered with {}", parts.status),
+        ));
+    }
+    let body = read(body).await?;
+    match body.trailers().and_then(grpc::ending) {
+        Some(ending) => ending?,
+        None => return Err(unreadable("the answer has no gRPC status")),
+    }
+    grpc::check_encoding(&parts.headers).map_err(unreadable)?;
+    grpc::unframe(&body.to_bytes()).map_err(unreadable)
+}
+
+async fn read<B>(body: B) -> Result<http_body_util::Collected<Bytes>, Error>
+where
+    B: http_body::Body<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
+    collect(body, ANSWER_LIMIT)
+        .await
+        .map_err(|unread| match unread {
+            Unread::TooLong { .. } => unreadable("the answer is longer than 4 MiB"),
+            Unread::Broken(error) => error.into(),
+        })
+}
+
+fn unreadable(source: impl Into<BoxError>) -> Error {
+    Error::new(
+        Code::Internal,
+        "the answer of the service could not be read",
+    )
+    .with_source(source)
+}
+
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let seconds = headers.get(header::RETRY_AFTER)?.to_str().ok()?;
+    seconds.trim().parse().ok().map(Duration::from_secs)
+}

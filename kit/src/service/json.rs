@@ -1,0 +1,210 @@
+//! Arguments and results as JSON, and what is wrong with JSON that is not what it should be.
+
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::error::Category;
+
+use crate::Error;
+
+/// Reads arguments. No bytes at all are the same as no fields.
+///
+/// # Errors
+/// [`Code::InvalidArgument`](crate::Code::InvalidArgument), naming the field and the rule.
+pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
+    let bytes = if bytes.trim_ascii().is_empty() {
+        b"{}"
+    } else {
+        bytes
+    };
+    // serde would also take the fields in their order, out of an array.
+    if bytes.trim_ascii_start().first() == Some(&b'[') {
+        return Err(Error::invalid("", "the body must be a JSON object"));
+    }
+    let mut json = serde_json::Deserializer::from_slice(bytes);
+    let value = serde_path_to_error::deserialize(&mut json)
+        .map_err(|error| explain(&error.path().to_string(), error.inner()))?;
+    json.end().map_err(|error| explain(".", &error))?;
+    Ok(value)
+}
+
+/// Writes a result.
+///
+/// # Errors
+/// [`Code::Internal`](crate::Code::Internal): the type cannot be JSON, such as a map whose keys are no texts.
+pub(super) fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, Error> {
+    serde_json::to_vec(value).map_err(Error::internal)
+}
+
+/// The field and the rule, out of serde's words, which have no other form than a text.
+fn explain(path: &str, error: &serde_json::Error) -> Error {
+    let text = error.to_string();
+    match error.classify() {
+        Category::Data => {}
+        Category::Syntax | Category::Eof | Category::Io => {
+            return Error::invalid("", format!("the body must be valid JSON: {text}"));
+        }
+    }
+    let path = if path == "." { "" } else { path };
+    let message = match text.rfind(" at line ") {
+        Some(at) => &text[..at],
+        None => &text,
+    };
+    let inner = |field: &str| match path {
+        "" => field.to_owned(),
+        path => format!("{path}.{field}"),
+    };
+    if let Some((field, _)) = quoted(message, "missing field ") {
+        return Error::invalid(inner(field), "is required");
+    }
+    if let Some((field, expected)) = quoted(message, "unknown field ") {
+        // The path of serde_path_to_error ends with the field that is not known, or does not; both happen.
+        let field = match path.rsplit('.').next() {
+            Some(last) if last == field => path.to_owned(),
+            _ => inner(field),
+        };
+        let known = expected.trim_start_matches(", ");
+        return Error::invalid(field, format!("is not a known field ({known})"));
+    }
+    if let Some((field, _)) = quoted(message, "duplicate field ") {
+        return Error::invalid(inner(field), "must not be there twice");
+    }
+    if let Some((variant, expected)) = quoted(message, "unknown variant ") {
+        let expected = expected
+            .trim_start_matches(", expected ")
+            .trim_start_matches("one of ");
+        return Error::invalid(path, format!("must be {expected}, not `{variant}`"));
+    }
+    for prefix in ["invalid type: ", "invalid value: ", "invalid length "] {
+        if let Some((found, expected)) = message
+            .strip_prefix(prefix)
+            .and_then(|rest| rest.split_once(", expected "))
+        {
+            let expected = if expected.starts_with("struct ") {
+                "an object"
+            } else {
+                expected
+            };
+            return Error::invalid(path, format!("must be {expected}, not {found}"));
+        }
+    }
+    Error::invalid(path, message)
+}
+
+/// What stands in backticks after `prefix`, and what comes after that.
+fn quoted<'a>(message: &'a str, prefix: &str) -> Option<(&'a str, &'a str)> {
+    message
+        .strip_prefix(prefix)?
+        .strip_prefix('`')?
+        .split_once('`')
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+
+    use super::*;
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    #[allow(dead_code, reason = "only read from JSON")]
+    struct Request {
+        email: String,
+        items: Vec<Item>,
+    }
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    #[allow(dead_code, reason = "only read from JSON")]
+    struct Item {
+        count: u8,
+        state: State,
+    }
+
+    #[derive(Debug, Deserialize)]
+    #[serde(rename_all = "snake_case")]
+    enum State {
+        Open,
+        Done,
+    }
+
+    #[test]
+    fn an_error_names_the_field_and_the_rule() {
+        let with_item = |item: &str| format!(r#"{{"email": "a", "items": [{item}]}}"#);
+        for (json, field, rule) in [
+            ("{}".to_owned(), "email", "is required"),
+            (String::new(), "email", "is required"),
+            (
+                r#"{"email": 1}"#.to_owned(),
+                "email",
+                "must be a string, not integer `1`",
+            ),
+            (
+                r#"{"email": null}"#.to_owned(),
+                "email",
+                "must be a string, not null",
+            ),
+            (
+                r#"{"mail": "a"}"#.to_owned(),
+                "mail",
+                "is not a known field (expected `email` or `items`)",
+            ),
+            (
+                r#"{"email": "a", "email": "b"}"#.to_owned(),
+                "email",
+                "must not be there twice",
+            ),
+            (
+                with_item("3"),
+                "items[0]",
+                "must be an object, not integer `3`",
+            ),
+            (
+                with_item(r#"{"count": 300}"#),
+                "items[0].count",
+                "must be u8, not integer `300`",
+            ),
+            (
+                with_item(r#"{"count": 3}"#),
+                "items[0].state",
+                "is required",
+            ),
+            (
+                with_item(r#"{"cuont": 3}"#),
+                "items[0].cuont",
+                "is not a known field (expected `count` or `state`)",
+            ),
+            (
+                with_item(r#"{"count": 3, "state": "lost"}"#),
+                "items[0].state",
+                "must be `open` or `done`, not `lost`",
+            ),
+            ("[]".to_owned(), "", "the body must be a JSON object"),
+            ("3".to_owned(), "", "must be an object, not integer `3`"),
+        ] {
+            let error = decode::<Request>(json.as_bytes()).unwrap_err();
+            let violation = &error.violations()[0];
+            assert_eq!(
+                (&*violation.field, &*violation.rule),
+                (field, rule),
+                "{json}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_no_json_is_said_to_be_none() {
+        for bad in [
+            "{",
+            r#"{"email": "a"} x"#,
+            r#"{"email": "#,
+            "email=a",
+            "\u{0}",
+            r#"{"a": 1e999999}"#,
+        ] {
+            let error = decode::<Request>(bad.as_bytes()).unwrap_err();
+            assert_eq!(error.code(), crate::Code::InvalidArgument, "{bad}");
+            assert_eq!(error.violations().len(), 1, "{bad}");
+        }
+        let error = decode::<Request>(b"{\"email\": \"\xff\"}").unwrap_err();
+        assert_eq!(error.code(), crate::Code::InvalidArgument);
+    }
+}

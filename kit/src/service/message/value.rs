@@ -1,0 +1,234 @@
+//! Single values: what can stand alone, in an `Option`, in a list, or as a map's value.
+
+use uuid::Uuid;
+
+use super::{
+    DecodeError, Reader, WireType,
+    reader::{delimited_len, varint_len, write_varint},
+};
+use crate::service::schema::{Scalar, Shape, Types};
+
+/// A type that can be a field. Derive it with [`Message`](derive@crate::Message), or implement it by hand for a
+/// type that checks what it is made from:
+///
+/// ```
+/// use kit::service::{message::{DecodeError, Reader, Value, WireType}, schema::{Shape, Types}};
+///
+/// struct Even(u32);
+///
+/// impl Value for Even {
+///     const WIRE: WireType = u32::WIRE;
+///     fn absent() -> Option<Self> { Some(Self(0)) }
+///     fn is_absent(&self) -> bool { self.0 == 0 }
+///     fn encoded_len(&self) -> usize { self.0.encoded_len() }
+///     fn encode(&self, out: &mut Vec<u8>) { self.0.encode(out) }
+///     fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+///         match u32::decode(reader)? {
+///             number if number % 2 == 0 => Ok(Self(number)),
+///             _ => Err(DecodeError::new("must be even")),
+///         }
+///     }
+///     fn shape(types: &mut Types) -> Shape { u32::shape(types) }
+/// }
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "gRPC cannot carry a `{Self}`",
+    label = "no protobuf type stands for this",
+    note = "fields are bool, i32, i64, u32, u64, f32, f64, String, Vec<u8>, Uuid, structs and enums with `#[derive(kit::Message)]`, and Option, Vec and maps of these"
+)]
+pub trait Value: Sized {
+    /// How the value is laid out.
+    const WIRE: WireType;
+    /// The value that is meant when nothing was sent, or `None` if something must be sent.
+    fn absent() -> Option<Self>;
+    /// Whether this is that value, so that nothing needs to be sent.
+    fn is_absent(&self) -> bool;
+    /// How many bytes [`encode`](Self::encode) writes.
+    fn encoded_len(&self) -> usize;
+    /// Appends the value, with its length before it if it is [delimited](WireType::Delimited).
+    fn encode(&self, out: &mut Vec<u8>);
+    /// Reads one value.
+    ///
+    /// # Errors
+    /// There is none, or it breaks a rule.
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError>;
+    /// Describes the type, for `.proto` and OpenAPI.
+    fn shape(types: &mut Types) -> Shape;
+}
+
+/// Numbers that travel as a varint.
+macro_rules! varint {
+    ($($type:ty, $scalar:ident, $to:expr, $from:expr;)*) => {
+        $(impl Value for $type {
+            const WIRE: WireType = WireType::Varint;
+
+            fn absent() -> Option<Self> {
+                Some(Self::default())
+            }
+
+            fn is_absent(&self) -> bool {
+                *self == Self::default()
+            }
+
+            fn encoded_len(&self) -> usize {
+                varint_len(($to)(*self))
+            }
+
+            fn encode(&self, out: &mut Vec<u8>) {
+                write_varint(($to)(*self), out);
+            }
+
+            fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+                reader.varint().map($from)
+            }
+
+            fn shape(_: &mut Types) -> Shape {
+                Shape::Scalar(Scalar::$scalar)
+            }
+        })*
+    };
+}
+// A negative number is ten bytes long, and what is longer than the type is cut: both as the specification has it.
+varint! {
+    bool, Bool, u64::from, |value| value != 0;
+    i32, Int32, |value| i64::from(value) as u64, |value| value as i32;
+    i64, Int64, |value| value as u64, |value| value as i64;
+    u32, Uint32, u64::from, |value| value as u32;
+    u64, Uint64, |value| value, |value| value;
+}
+
+/// Numbers that travel as they are in memory.
+macro_rules! float {
+    ($($type:ty, $scalar:ident, $wire:ident, $len:literal;)*) => {
+        $(impl Value for $type {
+            const WIRE: WireType = WireType::$wire;
+
+            fn absent() -> Option<Self> {
+                Some(0.0)
+            }
+
+            // By bits: -0.0 is not absent.
+            fn is_absent(&self) -> bool {
+                self.to_bits() == 0
+            }
+
+            fn encoded_len(&self) -> usize {
+                $len
+            }
+
+            fn encode(&self, out: &mut Vec<u8>) {
+                out.extend_from_slice(&self.to_le_bytes());
+            }
+
+            fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+                reader.fixed().map(Self::from_le_bytes)
+            }
+
+            fn shape(_: &mut Types) -> Shape {
+                Shape::Scalar(Scalar::$scalar)
+            }
+        })*
+    };
+}
+float! {
+    f32, Float, Fixed32, 4;
+    f64, Double, Fixed64, 8;
+}
+
+/// Appends a length and the bytes.
+fn write_bytes(bytes: &[u8], out: &mut Vec<u8>) {
+    write_varint(bytes.len() as u64, out);
+    out.extend_from_slice(bytes);
+}
+
+fn read_str<'a>(reader: &mut Reader<'a>) -> Result<&'a str, DecodeError> {
+    std::str::from_utf8(reader.delimited()?.rest()).map_err(|_| DecodeError::new("must be UTF-8"))
+}
+
+impl Value for String {
+    const WIRE: WireType = WireType::Delimited;
+
+    fn absent() -> Option<Self> {
+        Some(Self::new())
+    }
+
+    fn is_absent(&self) -> bool {
+        self.is_empty()
+    }
+
+    fn encoded_len(&self) -> usize {
+        delimited_len(self.len())
+    }
+
+    fn encode(&self, out: &mut Vec<u8>) {
+        write_bytes(self.as_bytes(), out);
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        read_str(reader).map(str::to_owned)
+    }
+
+    fn shape(_: &mut Types) -> Shape {
+        Shape::Scalar(Scalar::String)
+    }
+}
+
+impl Value for Vec<u8> {
+    const WIRE: WireType = WireType::Delimited;
+
+    fn absent() -> Option<Self> {
+        Some(Self::new())
+    }
+
+    fn is_absent(&self) -> bool {
+        self.is_empty()
+    }
+
+    fn encoded_len(&self) -> usize {
+        delimited_len(self.len())
+    }
+
+    fn encode(&self, out: &mut Vec<u8>) {
+        write_bytes(self, out);
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Ok(reader.delimited()?.rest().to_vec())
+    }
+
+    fn shape(_: &mut Types) -> Shape {
+        Shape::Scalar(Scalar::Bytes)
+    }
+}
+
+/// As text, as in JSON; it must be sent.
+impl Value for Uuid {
+    const WIRE: WireType = WireType::Delimited;
+
+    fn absent() -> Option<Self> {
+        None
+    }
+
+    fn is_absent(&self) -> bool {
+        false
+    }
+
+    fn encoded_len(&self) -> usize {
+        delimited_len(uuid::fmt::Hyphenated::LENGTH)
+    }
+
+    fn encode(&self, out: &mut Vec<u8>) {
+        let mut text = [0; uuid::fmt::Hyphenated::LENGTH];
+        write_bytes(self.hyphenated().encode_lower(&mut text).as_bytes(), out);
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        read_str(reader)?
+            .parse()
+            .map_err(|_| DecodeError::new("must be a UUID"))
+    }
+
+    fn shape(_: &mut Types) -> Shape {
+        Shape::Scalar(Scalar::Uuid)
+    }
+}

@@ -1,0 +1,206 @@
+//! One call from the side that answers it.
+
+use std::pin::Pin;
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, Method as HttpMethod, Request, Response, StatusCode, header};
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::{Unread, collect, grpc, json, message::Message};
+use crate::{
+    BoxError, Context, Error,
+    body::{Body, BodyLimit},
+    context::IdempotencyKey,
+    error::{Code, Problem},
+    name::Method,
+    wire::{IDEMPOTENCY_KEY, Wire, problem},
+};
+
+/// The future of a generated server.
+pub type Answer =
+    Pin<Box<dyn Future<Output = Result<Response<Body>, std::convert::Infallible>> + Send>>;
+
+/// The body of a request that a generated server takes: any body of bytes. There is nothing to implement.
+pub trait RequestBody:
+    http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static
+{
+}
+
+impl<B> RequestBody for B
+where
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+}
+
+/// A request that never reaches a handler, and what its caller is told.
+#[derive(Debug)]
+pub struct Refusal {
+    error: Error,
+    /// Where HTTP has a status that says more than the error's code.
+    status: Option<StatusCode>,
+    /// What the caller should have known.
+    hint: Option<(HeaderName, &'static str)>,
+}
+
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Self {
+        Self {
+            error,
+            status: None,
+            hint: None,
+        }
+    }
+}
+
+impl Refusal {
+    /// The refusal as a response on `wire`.
+    pub fn into_response(self, wire: Wire) -> Response<Body> {
+        let mut response = match (wire, self.status) {
+            (Wire::Grpc, _) | (Wire::Json, None) => wire.error(self.error),
+            (Wire::Json, Some(status)) => {
+                let mut response = problem(&Problem {
+                    code: Some(self.error.code()),
+                    errors: self.error.violations().to_vec(),
+                    ..Problem::new(status, self.error.message().to_owned())
+                });
+                response.extensions_mut().insert(self.error);
+                response
+            }
+        };
+        if let Some((name, value)) = self.hint {
+            response
+                .headers_mut()
+                .insert(name, HeaderValue::from_static(value));
+        }
+        response
+    }
+}
+
+/// Which of `methods` a request asks for, by its place in the list.
+///
+/// # Errors
+/// It asks for none of them: 404 or 405 in HTTP, UNIMPLEMENTED in gRPC.
+pub fn route<B>(methods: &'static [Method], request: &Request<B>) -> Result<usize, Refusal> {
+    let wire = Wire::of(request.headers());
+    let path = request.uri().path();
+    let found = methods
+        .iter()
+        .position(|method| match wire {
+            Wire::Json => method.http_path == path,
+            Wire::Grpc => method.grpc_path == path,
+        })
+        .ok_or_else(|| Refusal {
+            error: Error::new(Code::Unimplemented, "there is no such method"),
+            status: Some(StatusCode::NOT_FOUND),
+            hint: None,
+        })?;
+    if request.method() != HttpMethod::POST {
+        return Err(Refusal {
+            error: Error::new(Code::Unimplemented, "the HTTP method must be POST"),
+            status: Some(StatusCode::METHOD_NOT_ALLOWED),
+            hint: Some((header::ALLOW, "POST")),
+        });
+    }
+    Ok(found)
+}
+
+/// Answers one call: reads the arguments, calls `handler`, and writes what it returns, on the wire on which the
+/// request came.
+///
+/// The response carries `method` in its extensions, and an erring one its [`Error`] too, for the layers outside.
+pub async fn unary<B, Q, P, H, F>(
+    method: &'static Method,
+    request: Request<B>,
+    handler: H,
+) -> Response<Body>
+where
+    B: RequestBody,
+    Q: DeserializeOwned + Message,
+    P: Serialize + Message,
+    H: FnOnce(Context, Q) -> F,
+    F: Future<Output = Result<P, Error>>,
+{
+    let wire = Wire::of(request.headers());
+    let mut response = match arguments(wire, method, request).await {
+        Ok((ctx, arguments)) => handler(ctx, arguments)
+            .await
+            .and_then(|reply| write(wire, &reply))
+            .unwrap_or_else(|error| wire.error(error)),
+        Err(refusal) => refusal.into_response(wire),
+    };
+    response.extensions_mut().insert(method);
+    response
+}
+
+/// The context and the arguments of a call.
+async fn arguments<B, Q>(
+    wire: Wire,
+    method: &'static Method,
+    request: Request<B>,
+) -> Result<(Context, Q), Refusal>
+where
+    B: RequestBody,
+    Q: DeserializeOwned + Message,
+{
+    let (parts, body) = request.into_parts();
+    let mut ctx = Context::of(&parts.extensions);
+    ctx.method = Some(method);
+    if let Some(key) = parts.headers.get(IDEMPOTENCY_KEY) {
+        ctx.idempotency_key = Some(idempotency_key(key)?);
+    }
+    if wire == Wire::Grpc {
+        grpc::check_encoding(&parts.headers).map_err(|error| Refusal {
+            hint: Some((grpc::ACCEPT_ENCODING, grpc::IDENTITY)),
+            ..error.into()
+        })?;
+    }
+    let BodyLimit(limit) = parts.extensions.get().copied().unwrap_or_default();
+    let body = collect(body, limit).await.map_err(|unread| match unread {
+        Unread::TooLong { limit } => {
+            let rule = format!("must not be longer than {limit} bytes");
+            let error = Error::new(Code::OutOfRange, format!("the body {rule}"));
+            Refusal {
+                status: Some(StatusCode::PAYLOAD_TOO_LARGE),
+                ..error.with_violation("", rule).into()
+            }
+        }
+        // A layer outside ended the body and left its reason in the error, or the caller hung up.
+        Unread::Broken(error) => match Error::from(error) {
+            error if error.rejection().is_some() => error.into(),
+            error => Error::new(Code::Cancelled, "the body broke off")
+                .with_source(error)
+                .into(),
+        },
+    })?;
+    let bytes = body.to_bytes();
+    let arguments = match wire {
+        Wire::Json => json::decode(&bytes)?,
+        Wire::Grpc => grpc::unframe(&bytes)?,
+    };
+    Ok((ctx, arguments))
+}
+
+fn idempotency_key(key: &HeaderValue) -> Result<IdempotencyKey, Error> {
+    key.to_str()
+        .ok()
+        .and_then(|key| key.parse().ok())
+        .ok_or_else(|| {
+            Error::invalid(
+                IDEMPOTENCY_KEY.as_str(),
+                "must have 1 to 255 visible ASCII characters",
+            )
+        })
+}
+
+fn write<P: Serialize + Message>(wire: Wire, reply: &P) -> Result<Response<Body>, Error> {
+    let (body, content_type) = match wire {
+        Wire::Json => (Body::full(json::encode(reply)?), "application/json"),
+        Wire::Grpc => (grpc::answer(grpc::frame(reply)?), grpc::CONTENT_TYPE),
+    };
+    let mut response = Response::new(body);
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    Ok(response)
+}
