@@ -1,1 +1,22 @@
-//! To come.
+//! Serves: the inbound stack in its one right order, the listener, the admin port, and an end without loss.
+//!
+//! [`run`] serves any tower service over HTTP/1 and HTTP/2 on one port, within bounds on everything that a peer
+//! may do, and drains when it is told to stop.
+
+mod admin;
+mod body_limit;
+mod config;
+mod connection;
+mod listen;
+mod progress;
+mod respond;
+mod run;
+mod signal;
+
+pub use admin::Check;
+pub use body_limit::{BodyLimitLayer, LimitBody};
+pub use config::{DrainConfig, ServerConfig};
+pub use listen::{BindError, Listeners};
+pub use respond::{Respond, RespondLayer};
+pub use run::{RunOptions, ServeError, run};
+pub use signal::shutdown_signal;

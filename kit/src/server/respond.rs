@@ -1,0 +1,152 @@
+//! The one place where what is not an answer becomes one: errors, refusals of the kit, and panics.
+
+use std::{
+    any::Any,
+    future::Future,
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::Pin,
+    task::{self, Poll, ready},
+};
+
+use http::{Request, Response, StatusCode};
+use pin_project_lite::pin_project;
+use tower_layer::Layer;
+use tower_service::Service;
+
+use crate::{
+    Body, BoxError, Code, Error,
+    body::TooLarge,
+    error::Problem,
+    rejection::{Rejection, find_cause},
+    wire::{self, Wire},
+};
+
+/// Turns errors and panics into responses, on the wire on which the request came: problem documents or gRPC
+/// statuses. It stands inside of traces and metrics, so that they see all answers, and outside of everything that
+/// may refuse a request.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RespondLayer;
+
+impl<S> Layer<S> for RespondLayer {
+    type Service = Respond<S>;
+
+    fn layer(&self, inner: S) -> Respond<S> {
+        Respond { inner }
+    }
+}
+
+/// Turns errors and panics into responses, see [`RespondLayer`]. Fails only where the inner service does not
+/// become ready.
+#[derive(Clone, Copy, Debug)]
+pub struct Respond<S> {
+    inner: S,
+}
+
+impl<S, B> Service<Request<B>> for Respond<S>
+where
+    S: Service<Request<B>, Response = Response<Body>>,
+    S::Error: Into<BoxError>,
+{
+    type Response = Response<Body>;
+    type Error = BoxError;
+    type Future = ResponseFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut task::Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.inner.poll_ready(cx).map_err(Into::into)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let wire = Wire::of(request.headers());
+        // A service that panicked is asked again by the next request; it has to look after its own state, as
+        // anything that is shared between threads has to.
+        let called = catch_unwind(AssertUnwindSafe(|| self.inner.call(request)));
+        let state = match called {
+            Ok(inner) => State::Called { inner },
+            Err(panic) => State::Panicked {
+                error: Some(panicked(&*panic)),
+            },
+        };
+        ResponseFuture { state, wire }
+    }
+}
+
+pin_project! {
+    /// The future of [`Respond`].
+    #[derive(Debug)]
+    pub struct ResponseFuture<F> {
+        #[pin]
+        state: State<F>,
+        wire: Wire,
+    }
+}
+
+pin_project! {
+    #[derive(Debug)]
+    #[project = Project]
+    enum State<F> {
+        Called { #[pin] inner: F },
+        Panicked { error: Option<Error> },
+    }
+}
+
+impl<F, E> Future for ResponseFuture<F>
+where
+    F: Future<Output = Result<Response<Body>, E>>,
+    E: Into<BoxError>,
+{
+    type Output = Result<Response<Body>, BoxError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let error = match this.state.project() {
+            Project::Called { inner } => {
+                let polled = catch_unwind(AssertUnwindSafe(|| inner.poll(cx)));
+                match polled {
+                    Ok(poll) => match ready!(poll) {
+                        Ok(response) => return Poll::Ready(Ok(response)),
+                        Err(error) => return Poll::Ready(Ok(respond(*this.wire, error.into()))),
+                    },
+                    Err(panic) => panicked(&*panic),
+                }
+            }
+            Project::Panicked { error } => error.take().expect("not polled after it was ready"),
+        };
+        Poll::Ready(Ok(this.wire.error(error)))
+    }
+}
+
+fn respond(wire: Wire, error: BoxError) -> Response<Body> {
+    if let Some(TooLarge { limit }) = find_cause(&*error) {
+        return too_large(wire, *limit);
+    }
+    let is_known = Rejection::find(&*error).is_some() || find_cause::<Error>(&*error).is_some();
+    wire.error(if is_known {
+        error.into()
+    } else {
+        // Not a peer that could not be reached, as it would be for a client: this is the server itself.
+        Error::internal(error)
+    })
+}
+
+/// The answer to a body above the limit. No code says it and nothing else, so in JSON the status has to.
+pub(super) fn too_large(wire: Wire, limit: usize) -> Response<Body> {
+    let text = format!("the body must not be longer than {limit} bytes");
+    match wire {
+        Wire::Json => wire::problem(&Problem::new(StatusCode::PAYLOAD_TOO_LARGE, text)),
+        Wire::Grpc => wire.error(Error::new(Code::ResourceExhausted, text)),
+    }
+}
+
+/// A handler that panicked, as the source of an internal error.
+#[derive(Debug, thiserror::Error)]
+#[error("the handler panicked: {0}")]
+struct Panicked(String);
+
+fn panicked(payload: &(dyn Any + Send)) -> Error {
+    let text = payload
+        .downcast_ref::<&str>()
+        .map(|text| (*text).to_owned())
+        .or_else(|| payload.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "no text".into());
+    Error::internal(Panicked(text))
+}
