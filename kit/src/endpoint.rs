@@ -167,9 +167,11 @@ impl Watch {
 
     /// Waits until the set is known; for ever if its source went away before.
     pub async fn known(&mut self) -> Snapshot {
-        match self.set.wait_for(Option::is_some).await {
-            Ok(set) => set.clone().expect("waited for"),
-            Err(_) => std::future::pending().await,
+        // In two steps, so that nothing borrowed is held while this waits for ever.
+        let known = self.set.wait_for(Option::is_some).await;
+        match known.ok().and_then(|set| set.clone()) {
+            Some(set) => set,
+            None => std::future::pending().await,
         }
     }
 }

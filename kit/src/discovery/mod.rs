@@ -4,7 +4,7 @@
 //! [`Fixed`], a list, and [`Consul`], followed through blocking queries. [`Source`] is the one of them that the
 //! configuration names. [`Registration`] puts an instance into Consul and keeps it there.
 
-mod backoff;
+mod bucket;
 pub mod consul;
 mod fixed;
 mod registration;

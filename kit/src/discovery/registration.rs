@@ -9,20 +9,21 @@ use tokio::{
     time::sleep,
 };
 
-use super::{
-    backoff::Backoff,
-    consul::{Agent, CheckDefinition, ConsulError, ServiceDefinition},
-};
+use super::consul::{Agent, CheckDefinition, ConsulError, ServiceDefinition};
 use crate::{
     event::{Event, SharedObserver},
     name::{EndpointId, ServiceName},
+    policy::Backoff,
 };
 
 /// How often the agent is asked whether it still has the instance: it forgets all of them when it is restarted
 /// without its data.
 const KEEP: Duration = Duration::from_secs(2);
-/// The longest wait after a failure. The agent is near, and nobody finds the instance while it is not registered.
-const MAX_BACKOFF: Duration = Duration::from_secs(5);
+/// After a failure. The agent is near, and nobody finds the instance while it is not registered.
+const BACKOFF: Backoff = Backoff {
+    base: Duration::from_millis(200),
+    max: Duration::from_secs(5),
+};
 /// How long deregistering may take in all: what ends does not wait for an agent that is gone.
 const FAREWELL: Duration = Duration::from_secs(3);
 /// The least that Consul takes. Watches ask for passing instances, so this only tidies up behind killed ones.
@@ -99,17 +100,18 @@ impl Registration {
         mut stop: oneshot::Receiver<Infallible>,
         known: watch::Sender<bool>,
     ) -> Result<(), ConsulError> {
-        let mut backoff = Backoff::new(Duration::from_millis(200), MAX_BACKOFF);
+        let mut failures = 0;
         loop {
             let registered = *known.borrow();
             let pause = match self.ensure(registered).await {
                 Ok(()) => {
-                    backoff.reset();
+                    failures = 0;
                     known.send_replace(true);
                     KEEP.mul_f64(0.75 + rand::random::<f64>() / 2.0)
                 }
                 Err(error) => {
-                    let retry_in = backoff.next(rand::random());
+                    let retry_in = BACKOFF.full_jitter(failures, &mut rand::rng());
+                    failures = failures.saturating_add(1);
                     self.observer.observe(Event::RegistrationFailed {
                         service: &self.instance.service,
                         error: &error,

@@ -2,7 +2,6 @@
 
 mod backoff;
 mod ratio;
-mod window;
 
 use std::{fmt, sync::Arc};
 
@@ -13,8 +12,6 @@ use crate::{classify::Outcome, rejection::Rejection};
 
 pub use backoff::Backoff;
 pub use ratio::{InvalidRatio, Ratio};
-pub(crate) use window::{Column, Tick, Window};
-
 /// Decides whether a call may pass, and learns from what became of it.
 ///
 /// A circuit breaker is one. The balancer holds one per endpoint as its gate.

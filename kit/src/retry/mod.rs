@@ -1,5 +1,1 @@
-//! Makes a call again that failed, if that cannot do harm.
-
-mod budget;
-
-pub use budget::{Budget, BudgetConfig, Withdrawal};
+//! To come.

@@ -13,16 +13,23 @@ use tokio::{
 
 use super::client::Agent;
 use crate::{
-    discovery::backoff::{Backoff, Bucket},
+    discovery::bucket::Bucket,
     endpoint::Snapshot,
     event::{Event, SharedObserver},
     name::ServiceName,
+    policy::Backoff,
 };
 
 /// Several changes that come together are seen at once; a service that changes all the time, or one that nobody
 /// has registered (which wakes its watchers at any registration), is asked for twice a second at most.
 const BURST: u32 = 3;
 const INTERVAL: Duration = Duration::from_millis(500);
+
+/// The way back to an agent that fails.
+const BACKOFF: Backoff = Backoff {
+    base: Duration::from_millis(200),
+    max: Duration::from_secs(60),
+};
 
 /// Keeps `set` up to date until it is aborted.
 pub(super) async fn follow(
@@ -32,13 +39,13 @@ pub(super) async fn follow(
     observer: SharedObserver,
 ) {
     let mut index = 0;
-    let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(60));
+    let mut failures = 0;
     let mut bucket = Bucket::new(BURST, INTERVAL, Instant::now());
     loop {
         sleep_until(bucket.take(Instant::now())).await;
         match agent.instances(&service, index).await {
             Ok(answer) => {
-                backoff.reset();
+                failures = 0;
                 index = next_index(index, answer.index);
                 replace(&set, answer.endpoints, &service, &observer);
             }
@@ -46,7 +53,9 @@ pub(super) async fn follow(
                 // An agent that comes back may have begun to count anew, and a question with an index beyond its
                 // own would sleep through all changes. (The index that came with the error is not one either.)
                 index = 0;
-                let retry_in = backoff.next(rand::random());
+                // By chance, so that those who wait for one agent do not all come back at once.
+                let retry_in = BACKOFF.full_jitter(failures, &mut rand::rng());
+                failures = failures.saturating_add(1);
                 observer.observe(Event::DiscoveryFailed {
                     service: &service,
                     error: &error,

@@ -1,0 +1,242 @@
+//! How loaded an endpoint is: Peak-EWMA, with failures penalised.
+//!
+//! After Finagle's `PeakEwma` load metric and linkerd's load biaser: latency is an exponentially weighted moving
+//! average that jumps up with a slow answer at once and comes down slowly; a failure, however fast, counts as a
+//! slow answer that is forgotten sooner. Nothing here is written by reading: a read projects the decay to now.
+
+use std::{
+    sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use super::BalanceConfig;
+
+/// Below it all latencies are the same, and what is in flight decides.
+const LEAST: f32 = 1e-6;
+/// A peer may ask to be left alone for longer; it is not listened to for longer than that.
+const MAX_LEAVE_ALONE: Duration = Duration::from_secs(300);
+
+/// What is known about the load of one endpoint. All of it is atomic; the pick takes no lock.
+#[derive(Debug)]
+pub(super) struct Load {
+    latency: Decaying,
+    penalty: Decaying,
+    in_flight: AtomicU32,
+    /// From where time is counted.
+    epoch: Instant,
+}
+
+impl Load {
+    /// A load that nobody has measured yet: neither so low that all requests come, nor so high that none does.
+    pub(super) fn new(config: &BalanceConfig, now: Instant) -> Self {
+        let latency = Decaying::default();
+        latency.raise(0, config.initial_latency.as_secs_f32(), config.decay);
+        Self {
+            latency,
+            penalty: Decaying::default(),
+            in_flight: AtomicU32::new(0),
+            epoch: now,
+        }
+    }
+
+    /// Milliseconds since the epoch. Wraps after seven weeks, which [`Decaying`] knows.
+    fn millis(&self, at: Instant) -> u32 {
+        at.saturating_duration_since(self.epoch).as_millis() as u32
+    }
+
+    /// One more request is in flight.
+    pub(super) fn enter(&self) {
+        self.in_flight.fetch_add(1, Relaxed);
+    }
+
+    /// One less.
+    pub(super) fn leave(&self) {
+        self.in_flight.fetch_sub(1, Relaxed);
+    }
+
+    #[cfg(test)]
+    pub(super) fn in_flight(&self) -> u32 {
+        self.in_flight.load(Relaxed)
+    }
+
+    /// A request was answered after `latency`.
+    pub(super) fn answered(&self, now: Instant, latency: Duration, config: &BalanceConfig) {
+        self.latency
+            .learn(self.millis(now), latency.as_secs_f32(), config.decay);
+    }
+
+    /// A request was given up after `waited`; an answer would have taken at least that long.
+    pub(super) fn unanswered(&self, now: Instant, waited: Duration, config: &BalanceConfig) {
+        self.latency
+            .raise(self.millis(now), waited.as_secs_f32(), config.decay);
+    }
+
+    /// A request failed, and the peer asked to be left alone for `leave_alone`.
+    pub(super) fn failed(&self, now: Instant, leave_alone: Duration, config: &BalanceConfig) {
+        // A stamp in the future: the penalty begins to be forgotten only then.
+        let until = now + leave_alone.min(MAX_LEAVE_ALONE);
+        self.penalty.raise(
+            self.millis(until),
+            config.penalty.as_secs_f32(),
+            config.forgiveness,
+        );
+    }
+
+    /// What one more request would have to wait, in seconds, as a guess that is good for comparing.
+    pub(super) fn score(&self, now: Instant, config: &BalanceConfig) -> f32 {
+        let now = self.millis(now);
+        let cost = self.latency.at(now, config.decay) + self.penalty.at(now, config.forgiveness);
+        cost.max(LEAST) * (self.in_flight.load(Relaxed) + 1) as f32
+    }
+}
+
+/// A number that decays exponentially: its value in the upper half of the word, as the bits of an `f32`, and the
+/// millisecond at which it had that value in the lower half.
+#[derive(Debug, Default)]
+struct Decaying(AtomicU64);
+
+impl Decaying {
+    fn project(word: u64, now: u32, decay: Duration) -> f32 {
+        let value = f32::from_bits((word >> 32) as u32);
+        if value == 0.0 {
+            return 0.0;
+        }
+        // The difference of two wrapping counters; a stamp in the future has a negative age.
+        let age = (now.wrapping_sub(word as u32) as i32).max(0);
+        value * (-(age as f32) / 1e3 / decay.as_secs_f32().max(1e-3)).exp()
+    }
+
+    fn at(&self, now: u32, decay: Duration) -> f32 {
+        Self::project(self.0.load(Relaxed), now, decay)
+    }
+
+    fn update(&self, stamp: u32, value: impl Fn(u64) -> Option<f32>) {
+        // What is lost when all of this fails is nothing: the closure says that there is nothing to change.
+        let _ = self.0.fetch_update(Relaxed, Relaxed, |word| {
+            let value = value(word)?;
+            Some(u64::from(value.to_bits()) << 32 | u64::from(stamp))
+        });
+    }
+
+    /// The value is at least `sample`.
+    fn raise(&self, stamp: u32, sample: f32, decay: Duration) {
+        self.update(stamp, |word| {
+            (sample > Self::project(word, stamp, decay)).then_some(sample)
+        });
+    }
+
+    /// The value goes to `sample`: up at once, down in proportion to the time since the last sample.
+    fn learn(&self, now: u32, sample: f32, decay: Duration) {
+        self.update(now, |word| {
+            let value = f32::from_bits((word >> 32) as u32);
+            let projected = Self::project(word, now, decay);
+            // The weight of what was before is what is left of it; that of the sample is the rest.
+            let kept = if value == 0.0 { 0.0 } else { projected / value };
+            Some((projected + sample * (1.0 - kept)).max(sample))
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::Ratio;
+
+    const CONFIG: BalanceConfig = BalanceConfig {
+        decay: Duration::from_secs(10),
+        initial_latency: Duration::from_millis(30),
+        penalty: Duration::from_secs(5),
+        forgiveness: Duration::from_secs(2),
+        panic_threshold: Ratio::ONE,
+        discovery_wait: Duration::from_secs(1),
+    };
+
+    fn millis(millis: u64) -> Duration {
+        Duration::from_millis(millis)
+    }
+
+    #[test]
+    fn a_fast_failure_makes_an_endpoint_less_attractive_than_a_slow_answer() {
+        let now = Instant::now();
+        let [failing, slow] = [(); 2].map(|()| Load::new(&CONFIG, now));
+        failing.answered(now, millis(1), &CONFIG);
+        failing.failed(now, Duration::ZERO, &CONFIG);
+        slow.answered(now, millis(2000), &CONFIG);
+        assert!(failing.score(now, &CONFIG) > slow.score(now, &CONFIG));
+    }
+
+    #[test]
+    fn a_failure_is_forgiven_after_some_seconds() {
+        let now = Instant::now();
+        let load = Load::new(&CONFIG, now);
+        load.failed(now, Duration::ZERO, &CONFIG);
+        assert!(load.score(now, &CONFIG) >= 5.0);
+        assert!(load.score(now + millis(20_000), &CONFIG) < 0.005);
+    }
+
+    #[test]
+    fn a_peer_that_asks_to_be_left_alone_is_forgiven_only_after_that() {
+        let now = Instant::now();
+        let load = Load::new(&CONFIG, now);
+        load.failed(now, millis(30_000), &CONFIG);
+        assert!(load.score(now + millis(29_000), &CONFIG) >= 5.0);
+        assert!(load.score(now + millis(50_000), &CONFIG) < 0.005);
+        // An earlier end does not shorten it.
+        load.failed(now + millis(1000), Duration::ZERO, &CONFIG);
+        assert!(load.score(now + millis(29_000), &CONFIG) >= 5.0);
+    }
+
+    #[test]
+    fn latency_goes_up_at_once_and_down_slowly() {
+        let now = Instant::now();
+        let load = Load::new(&CONFIG, now);
+        load.answered(now, millis(500), &CONFIG);
+        assert_eq!(load.score(now, &CONFIG), 0.5);
+        load.answered(now + millis(1000), millis(100), &CONFIG);
+        let score = load.score(now + millis(1000), &CONFIG);
+        assert!((0.4..0.5).contains(&score), "{score}");
+    }
+
+    #[test]
+    fn reading_projects_the_decay_and_changes_nothing() {
+        let now = Instant::now();
+        let load = Load::new(&CONFIG, now);
+        load.answered(now, millis(500), &CONFIG);
+        let later = load.score(now + millis(10_000), &CONFIG);
+        assert!((0.18..0.19).contains(&later), "{later}");
+        assert_eq!(load.score(now, &CONFIG), 0.5);
+    }
+
+    #[test]
+    fn giving_up_early_says_nothing_about_an_endpoint_that_is_slower_anyway() {
+        let now = Instant::now();
+        let load = Load::new(&CONFIG, now);
+        load.answered(now, millis(500), &CONFIG);
+        load.unanswered(now, millis(100), &CONFIG);
+        assert_eq!(load.score(now, &CONFIG), 0.5);
+        load.unanswered(now, millis(900), &CONFIG);
+        assert_eq!(load.score(now, &CONFIG), 0.9);
+    }
+
+    #[test]
+    fn among_idle_endpoints_what_is_in_flight_decides() {
+        let now = Instant::now();
+        let later = now + millis(3_600_000);
+        let [busy, idle] = [(); 2].map(|()| Load::new(&CONFIG, now));
+        busy.enter();
+        assert!(busy.score(later, &CONFIG) > idle.score(later, &CONFIG));
+        busy.leave();
+        assert_eq!(busy.score(later, &CONFIG), idle.score(later, &CONFIG));
+    }
+
+    #[test]
+    fn seven_weeks_do_not_turn_the_past_into_the_future() {
+        let start = Instant::now();
+        let load = Load::new(&CONFIG, start);
+        let before = start + millis(u64::from(u32::MAX) - 10);
+        load.answered(before, millis(500), &CONFIG);
+        assert!(load.score(before + millis(10_000), &CONFIG) < 0.19);
+    }
+}

@@ -1,0 +1,346 @@
+use std::{
+    collections::HashMap,
+    future::{pending, ready},
+    sync::atomic::{AtomicBool, AtomicI32, Ordering::SeqCst},
+};
+
+use http::{Request, Response, uri::Authority};
+use tokio::{sync::watch, time::advance};
+use tokio_test::{assert_pending, assert_ready_err, assert_ready_ok, task};
+use tower::{service_fn, util::BoxCloneSyncService};
+
+use super::*;
+use crate::{
+    classify::Outcome,
+    context::{self, Deadline},
+    endpoint::Snapshot,
+    policy::Permit,
+    rejection::NotSent,
+};
+
+/// A gate that a test opens and closes, and that remembers what it was told.
+#[derive(Clone, Default)]
+struct Gate(Arc<GateState>);
+
+#[derive(Default)]
+struct GateState {
+    closed: AtomicBool,
+    permits: AtomicI32,
+    outcomes: Mutex<Vec<Outcome>>,
+}
+
+struct Pass(Gate);
+
+impl Admit for Gate {
+    type Permit = Pass;
+
+    fn is_available(&self, _: Instant) -> bool {
+        !self.0.closed.load(SeqCst)
+    }
+
+    fn admit(&self, now: Instant) -> Result<Pass, Rejection> {
+        if !self.is_available(now) {
+            return Err(Rejection::CircuitOpen {
+                retry_after: Duration::from_secs(1),
+            });
+        }
+        self.0.permits.fetch_add(1, SeqCst);
+        Ok(Pass(self.clone()))
+    }
+}
+
+impl Permit for Pass {
+    fn finish(self, _: Instant, outcome: Outcome) {
+        self.0.0.outcomes.lock().unwrap().push(outcome);
+    }
+}
+
+impl Drop for Pass {
+    fn drop(&mut self) {
+        self.0.0.permits.fetch_sub(1, SeqCst);
+    }
+}
+
+type Peer = BoxCloneSyncService<Request<()>, Response<Authority>, BoxError>;
+
+/// What the peers do: answer with their own address.
+fn answer(endpoint: &Endpoint) -> Peer {
+    let address = endpoint.address.clone();
+    BoxCloneSyncService::new(service_fn(move |_| {
+        ready(Ok(Response::new(address.clone())))
+    }))
+}
+
+fn silence(_: &Endpoint) -> Peer {
+    BoxCloneSyncService::new(service_fn(|_| pending()))
+}
+
+/// A balancer with what a test wants to look at from outside.
+struct World {
+    balance: Balance<Peer, Gate>,
+    set: watch::Sender<Option<Snapshot>>,
+    gates: Arc<Mutex<HashMap<String, Gate>>>,
+}
+
+fn snapshot(addresses: &[&'static str]) -> Snapshot {
+    let endpoint = |address: &&'static str| Endpoint::at(Authority::from_static(address));
+    addresses.iter().map(endpoint).collect()
+}
+
+impl World {
+    /// Nothing is known yet.
+    fn unknown(peer: impl Connect<Service = Peer>) -> Self {
+        let (set, watch) = Watch::channel("users".parse().unwrap());
+        let gates = Arc::new(Mutex::new(HashMap::<String, Gate>::new()));
+        let made = Arc::clone(&gates);
+        let gate = move |endpoint: &Endpoint| {
+            let gate = Gate::default();
+            let mut made = made.lock().unwrap();
+            made.insert(endpoint.address.to_string(), gate.clone());
+            gate
+        };
+        Self {
+            balance: Balance::new(watch, Live::new(BalanceConfig::default()), peer, gate),
+            set,
+            gates,
+        }
+    }
+
+    fn new(addresses: &[&'static str], peer: impl Connect<Service = Peer>) -> Self {
+        let mut world = Self::unknown(peer);
+        world.endpoints(addresses);
+        world.balance.shared.refresh(Instant::now());
+        world
+    }
+
+    fn endpoints(&mut self, addresses: &[&'static str]) {
+        self.set.send_replace(Some(snapshot(addresses)));
+    }
+
+    fn call(&mut self, request: Request<()>) -> ResponseFuture<Peer, Gate, HttpClassify, ()> {
+        assert_ready_ok!(task::spawn(()).enter(|cx, _| self.balance.poll_ready(cx)));
+        self.balance.call(request)
+    }
+
+    async fn ask(&mut self) -> Result<Authority, BoxError> {
+        self.call(Request::new(())).await.map(Response::into_body)
+    }
+
+    fn gate(&self, address: &str) -> Gate {
+        self.gates.lock().unwrap()[address].clone()
+    }
+
+    fn in_flight(&self) -> u32 {
+        let set = self.balance.shared.set.load();
+        set.nodes.iter().map(|n| n.state.load.in_flight()).sum()
+    }
+
+    fn permits(&self) -> i32 {
+        let gates = self.gates.lock().unwrap();
+        gates.values().map(|gate| gate.0.permits.load(SeqCst)).sum()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fast_failure_attracts_no_traffic() {
+    let mut world = World::new(&["bad:1", "good:1"], |endpoint: &Endpoint| {
+        let refuses = endpoint.address.host() == "bad";
+        let address = endpoint.address.clone();
+        BoxCloneSyncService::new(service_fn(move |_: Request<()>| {
+            let address = address.clone();
+            async move {
+                if refuses {
+                    return Err(NotSent("refused".into()).into());
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                Ok(Response::new(address))
+            }
+        }))
+    });
+    let mut failures = 0;
+    for _ in 0..200 {
+        failures += u32::from(world.ask().await.is_err());
+    }
+    // Ten seconds of requests: one when nothing was known, and one more when that had been forgiven.
+    assert!((1..=2).contains(&failures), "{failures}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_endpoint_with_a_closed_gate_is_not_picked_while_another_is_available() {
+    let mut world = World::new(&["a:1", "b:1", "c:1"], answer);
+    world.gate("b:1").0.closed.store(true, SeqCst);
+    for _ in 0..100 {
+        assert_ne!(world.ask().await.unwrap(), "b:1");
+    }
+    world.gate("b:1").0.closed.store(false, SeqCst);
+    let mut came_back = false;
+    for _ in 0..100 {
+        came_back |= world.ask().await.unwrap() == "b:1";
+    }
+    assert!(came_back);
+}
+
+#[tokio::test(start_paused = true)]
+async fn when_too_few_gates_are_open_all_endpoints_are_used() {
+    let mut world = World::new(&["a:1", "b:1", "c:1"], answer);
+    for closed in ["a:1", "b:1"] {
+        world.gate(closed).0.closed.store(true, SeqCst);
+    }
+    let mut used = HashMap::new();
+    for _ in 0..100 {
+        *used.entry(world.ask().await.unwrap()).or_insert(0) += 1;
+    }
+    assert_eq!(used.len(), 3, "{used:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_panic_threshold_is_replaced_while_it_runs() {
+    let mut world = World::new(&["a:1"], answer);
+    world.gate("a:1").0.closed.store(true, SeqCst);
+    assert!(world.ask().await.is_ok());
+    world.balance.shared.config.set(BalanceConfig {
+        panic_threshold: Ratio::ZERO,
+        ..BalanceConfig::default()
+    });
+    let error = world.ask().await.unwrap_err();
+    assert!(matches!(
+        Rejection::find(&*error),
+        Some(Rejection::CircuitOpen { .. })
+    ));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_empty_set_is_refused_at_once() {
+    let mut world = World::new(&[], answer);
+    let mut call = task::spawn(world.call(Request::new(())));
+    let error = assert_ready_err!(call.poll());
+    let service = "users".parse().unwrap();
+    assert_eq!(
+        Rejection::find(&*error),
+        Some(&Rejection::NoEndpoints { service })
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_requests_wait_until_the_endpoints_are_known() {
+    let mut world = World::unknown(answer);
+    let mut call = task::spawn(world.call(Request::new(())));
+    assert_pending!(call.poll());
+    world.endpoints(&["a:1"]);
+    assert!(call.is_woken());
+    assert_eq!(assert_ready_ok!(call.poll()).into_body(), "a:1");
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_waits_for_ever_for_the_endpoints_to_be_known() {
+    let mut world = World::unknown(answer);
+    let start = Instant::now();
+    let error = world.ask().await.unwrap_err();
+    assert!(matches!(
+        Rejection::find(&*error),
+        Some(Rejection::NoEndpoints { .. })
+    ));
+    assert_eq!(start.elapsed().as_secs(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn dropping_a_future_at_any_point_gives_back_its_place_and_its_permit() {
+    let mut world = World::new(&["a:1"], silence);
+    for polls in 0..3 {
+        let mut call = task::spawn(world.call(Request::new(())));
+        for _ in 0..polls {
+            assert_pending!(call.poll());
+        }
+        assert_eq!((world.in_flight(), world.permits()), (1, 1));
+        drop(call);
+        assert_eq!((world.in_flight(), world.permits()), (0, 0));
+    }
+    assert!(world.gate("a:1").0.outcomes.lock().unwrap().is_empty());
+
+    let mut world = World::unknown(silence);
+    let mut call = task::spawn(world.call(Request::new(())));
+    assert_pending!(call.poll());
+    drop(call);
+    assert_eq!((world.in_flight(), world.permits()), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_gives_back_its_place_and_its_permit() {
+    let mut world = World::new(&["a:1"], answer);
+    let call = world.call(Request::new(()));
+    assert_eq!((world.in_flight(), world.permits()), (1, 1));
+    call.await.unwrap();
+    assert_eq!((world.in_flight(), world.permits()), (0, 0));
+    assert_eq!(
+        *world.gate("a:1").0.outcomes.lock().unwrap(),
+        [Outcome::Success]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_given_up_after_its_deadline_is_a_failure_and_before_it_is_none() {
+    let mut world = World::new(&["slow:1", "slow:2"], silence);
+    let mut request = || {
+        let mut request = Request::new(());
+        *context::Context::of_mut(request.extensions_mut()) = context::Context {
+            deadline: Some(Deadline::after(Duration::from_secs(2))),
+            ..Default::default()
+        };
+        world.call(request)
+    };
+    let (early, late) = (request(), request());
+    advance(Duration::from_secs(1)).await;
+    drop(early);
+    advance(Duration::from_secs(1)).await;
+    drop(late);
+    let outcomes: Vec<_> = ["slow:1", "slow:2"]
+        .iter()
+        .flat_map(|address| world.gate(address).0.outcomes.lock().unwrap().clone())
+        .collect();
+    assert_eq!(outcomes, [Outcome::Failure]);
+    assert_eq!((world.in_flight(), world.permits()), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_retried_request_goes_to_endpoints_that_it_was_not_tried_at() {
+    let mut world = World::new(&["a:1", "b:1", "c:1"], answer);
+    for _ in 0..50 {
+        let tried = Tried::default();
+        let mut asked = Vec::new();
+        for _ in 0..3 {
+            let mut request = Request::new(());
+            request.extensions_mut().insert(tried.clone());
+            asked.push(world.call(request).await.unwrap().into_body());
+        }
+        asked.sort_by_key(ToString::to_string);
+        assert_eq!(asked, ["a:1", "b:1", "c:1"]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_retried_request_goes_to_the_same_endpoint_if_there_is_no_other() {
+    let mut world = World::new(&["a:1"], answer);
+    let tried = Tried::default();
+    for _ in 0..3 {
+        let mut request = Request::new(());
+        request.extensions_mut().insert(tried.clone());
+        assert_eq!(world.call(request).await.unwrap().into_body(), "a:1");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_clones_follow_the_endpoints() {
+    let mut world = World::new(&["a:1"], answer);
+    let mut clone = World {
+        balance: world.balance.clone(),
+        set: world.set.clone(),
+        gates: Arc::clone(&world.gates),
+    };
+    let pending = world.call(Request::new(()));
+    assert_eq!(clone.in_flight(), 1);
+    world.endpoints(&["b:1"]);
+    assert_eq!(clone.ask().await.unwrap(), "b:1");
+    assert_eq!(world.ask().await.unwrap(), "b:1");
+    // Whoever was on the way to an endpoint that is gone still arrives.
+    assert_eq!(pending.await.unwrap().into_body(), "a:1");
+}
