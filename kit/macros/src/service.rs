@@ -297,7 +297,6 @@ fn declare(item: &mut ItemTrait, methods: &[Method]) {
         .push(syn::parse_quote!(::core::marker::Sync));
     item.supertraits.push(syn::parse_quote!('static));
     item.colon_token.get_or_insert_default();
-    item.attrs.push(unused());
     item.items = methods
         .iter()
         .map(|method| {
@@ -311,11 +310,6 @@ fn declare(item: &mut ItemTrait, methods: &[Method]) {
             TraitItem::Fn(function)
         })
         .collect();
-}
-
-/// A crate that only serves has no use for the client, and the other way round.
-fn unused() -> Attribute {
-    syn::parse_quote!(#[allow(dead_code, reason = "one trait makes both sides, and few crates use both")])
 }
 
 fn module_name(item: &ItemTrait) -> Ident {
@@ -353,10 +347,8 @@ fn server(item: &ItemTrait, methods: &[Method]) -> TokenStream {
             }
         }
     });
-    let unused = unused();
     quote! {
         #[doc = #about]
-        #unused
         #[derive(Debug)]
         #vis struct #name<T> {
             handler: ::std::sync::Arc<T>,
@@ -368,7 +360,6 @@ fn server(item: &ItemTrait, methods: &[Method]) -> TokenStream {
             }
         }
 
-        #unused
         impl<T: #service> #name<T> {
             /// Serves `handler`.
             pub fn new(handler: T) -> Self {
@@ -441,16 +432,13 @@ fn client(item: &ItemTrait, methods: &[Method]) -> TokenStream {
             }
         }
     });
-    let unused = unused();
     quote! {
         #[doc = #about]
-        #unused
         #[derive(Clone, Debug)]
         #vis struct #name<S> {
             caller: ::kit::service::client::Caller<S>,
         }
 
-        #unused
         impl<S: ::kit::service::client::Stack> #name<S> {
             /// Calls through `stack` as JSON over HTTP.
             pub fn json(stack: S) -> Self {
@@ -535,10 +523,8 @@ fn module(item: &ItemTrait, methods: &[Method], package: &str) -> TokenStream {
             }
         }
     });
-    let unused = unused();
     quote! {
         #[doc = #about]
-        #unused
         #vis mod #module {
             #[allow(unused_imports, reason = "the types of the arguments, if there are any")]
             use super::*;

@@ -60,12 +60,7 @@ pub struct Type {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// Fields.
-    Message {
-        /// In the order of their declaration.
-        fields: Vec<FieldShape>,
-        /// Whether JSON may have no others (`#[serde(deny_unknown_fields)]`).
-        closed: bool,
-    },
+    Message(Vec<FieldShape>),
     /// One of these.
     Enum(Vec<Variant>),
 }
@@ -90,7 +85,7 @@ pub struct FieldShape {
 /// One value of an enum.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Variant {
-    /// Its name in Rust.
+    /// Its name in protobuf.
     pub name: &'static str,
     /// Its name in JSON.
     pub json: &'static str,

@@ -126,10 +126,7 @@ pub(crate) mod generated {
         }
 
         fn shape(types: &mut Types) -> Shape {
-            types.named::<Self>("Empty", "Nothing.", |_| Kind::Message {
-                fields: Vec::new(),
-                closed: false,
-            })
+            types.named::<Self>("Empty", "Nothing.", |_| Kind::Message(Vec::new()))
         }
     }
 
