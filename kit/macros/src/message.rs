@@ -9,7 +9,7 @@ use syn::{
     ext::IdentExt, parse2, spanned::Spanned,
 };
 
-use crate::names::{doc, rename_field, rename_variant, snake};
+use crate::names::{doc, rename_field, rename_variant};
 
 pub(crate) fn expand(item: TokenStream) -> Result<TokenStream> {
     let item: DeriveInput = parse2(item)?;
@@ -48,6 +48,7 @@ struct Settings {
     rename: Option<String>,
     rename_all: Option<String>,
     default: bool,
+    closed: bool,
 }
 
 impl Settings {
@@ -79,6 +80,7 @@ impl Settings {
                         }
                         word => {
                             settings.default |= word == Some("default");
+                            settings.closed |= word == Some("deny_unknown_fields");
                             skip(&meta)?;
                         }
                     }
@@ -183,7 +185,7 @@ fn message(item: &DeriveInput, fields: Vec<&Field>) -> Result<TokenStream> {
             }
         });
     }
-    let (text, doc) = (name.unraw().to_string(), own.doc(&item.attrs));
+    let (text, doc, closed) = (name.unraw().to_string(), own.doc(&item.attrs), own.closed);
     Ok(quote! {
         #[automatically_derived]
         impl ::kit::service::message::Message for #name {
@@ -214,7 +216,10 @@ fn message(item: &DeriveInput, fields: Vec<&Field>) -> Result<TokenStream> {
             ) -> ::kit::service::schema::Shape {
                 types.named::<Self>(#text, #doc, |types| {
                     let _ = &types;
-                    ::kit::service::schema::Kind::Message(::std::vec![#(#shapes),*])
+                    ::kit::service::schema::Kind::Message {
+                        fields: ::std::vec![#(#shapes),*],
+                        closed: #closed,
+                    }
                 })
             }
         }
@@ -276,7 +281,6 @@ fn enumeration(item: &DeriveInput, data: &DataEnum) -> Result<TokenStream> {
         return Err(Error::new(name.span(), "an enum needs a variant"));
     }
     let own = Settings::read(&item.attrs)?;
-    let prefix = snake(&name.unraw().to_string()).to_ascii_uppercase();
     let mut numbers = Numbers::new();
     let (mut tos, mut froms, mut shapes) = (vec![], vec![], vec![]);
     for variant in &data.variants {
@@ -290,13 +294,12 @@ fn enumeration(item: &DeriveInput, data: &DataEnum) -> Result<TokenStream> {
         let number = numbers.give(&variant.ident, &settings)?;
         let (ident, text) = (&variant.ident, variant.ident.unraw().to_string());
         let json = json_name(&settings, &own, &text, rename_variant);
-        let proto = format!("{prefix}_{}", snake(&text).to_ascii_uppercase());
         let doc = settings.doc(&variant.attrs);
         tos.push(quote!(Self::#ident => #number,));
         froms.push(quote!(#number => ::core::result::Result::Ok(Self::#ident),));
         shapes.push(quote! {
             ::kit::service::schema::Variant {
-                name: #proto,
+                name: #text,
                 json: #json,
                 number: #number,
                 doc: #doc,

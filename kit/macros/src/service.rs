@@ -297,6 +297,7 @@ fn declare(item: &mut ItemTrait, methods: &[Method]) {
         .push(syn::parse_quote!(::core::marker::Sync));
     item.supertraits.push(syn::parse_quote!('static));
     item.colon_token.get_or_insert_default();
+    item.attrs.push(unused());
     item.items = methods
         .iter()
         .map(|method| {
@@ -310,6 +311,11 @@ fn declare(item: &mut ItemTrait, methods: &[Method]) {
             TraitItem::Fn(function)
         })
         .collect();
+}
+
+/// A crate that only serves has no use for the client, and the other way round.
+fn unused() -> Attribute {
+    syn::parse_quote!(#[allow(dead_code, reason = "one trait makes both sides, and few crates use both")])
 }
 
 fn module_name(item: &ItemTrait) -> Ident {
@@ -347,8 +353,10 @@ fn server(item: &ItemTrait, methods: &[Method]) -> TokenStream {
             }
         }
     });
+    let unused = unused();
     quote! {
         #[doc = #about]
+        #unused
         #[derive(Debug)]
         #vis struct #name<T> {
             handler: ::std::sync::Arc<T>,
@@ -360,6 +368,7 @@ fn server(item: &ItemTrait, methods: &[Method]) -> TokenStream {
             }
         }
 
+        #unused
         impl<T: #service> #name<T> {
             /// Serves `handler`.
             pub fn new(handler: T) -> Self {
@@ -432,13 +441,16 @@ fn client(item: &ItemTrait, methods: &[Method]) -> TokenStream {
             }
         }
     });
+    let unused = unused();
     quote! {
         #[doc = #about]
+        #unused
         #[derive(Clone, Debug)]
         #vis struct #name<S> {
             caller: ::kit::service::client::Caller<S>,
         }
 
+        #unused
         impl<S: ::kit::service::client::Stack> #name<S> {
             /// Calls through `stack` as JSON over HTTP.
             pub fn json(stack: S) -> Self {
@@ -523,8 +535,10 @@ fn module(item: &ItemTrait, methods: &[Method], package: &str) -> TokenStream {
             }
         }
     });
+    let unused = unused();
     quote! {
         #[doc = #about]
+        #unused
         #vis mod #module {
             #[allow(unused_imports, reason = "the types of the arguments, if there are any")]
             use super::*;

@@ -2,6 +2,7 @@
 
 mod backoff;
 mod ratio;
+mod window;
 
 use std::{fmt, sync::Arc};
 
@@ -12,6 +13,8 @@ use crate::{classify::Outcome, rejection::Rejection};
 
 pub use backoff::Backoff;
 pub use ratio::{InvalidRatio, Ratio};
+pub(crate) use window::{Column, Tick, Window};
+
 /// Decides whether a call may pass, and learns from what became of it.
 ///
 /// A circuit breaker is one. The balancer holds one per endpoint as its gate.

@@ -6,10 +6,15 @@ use std::{
     time::Duration,
 };
 
-use serde::{Deserialize, Serialize};
+use http::uri::Authority;
+use serde::{Deserialize, Deserializer, de};
+
+use crate::{
+    concurrency::ConcurrencyConfig, deadline::DeadlineConfig, fault::FaultConfig, rate_limit::Rate,
+};
 
 /// Where a server listens, what a peer may do, and how it ends.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ServerConfig {
     /// Where it listens. Default 127.0.0.1:8800; a service sets its own port, see
@@ -17,9 +22,10 @@ pub struct ServerConfig {
     pub listen: SocketAddr,
     /// Where `/livez`, `/readyz` and `/metrics` are. Default: the same address, the port plus 1000.
     pub admin: Option<SocketAddr>,
-    /// Host and port at which others reach it, for the registry. Default: where it listens, or, if that is every
-    /// address, the one from which it reaches the registry.
-    pub advertise: Option<String>,
+    /// Host, and port where it is another one, at which others reach it, for the registry. Default: where it
+    /// listens, or, if that is every address, the one from which it reaches the registry.
+    #[serde(deserialize_with = "authority")]
+    pub advertise: Option<Authority>,
     /// Connections that may be open at once; more wait in the kernel's queue. Default 10,000.
     pub max_connections: NonZeroUsize,
     /// Time to read the head of a request, from its first byte. Default 10 s.
@@ -36,12 +42,20 @@ pub struct ServerConfig {
     pub max_streams: NonZeroU32,
     /// Size of the body of a request, in bytes. Default 1 MiB.
     pub body_limit: usize,
+    /// How long a request may take at most; callers may ask for less. Default 5 s.
+    pub deadline: DeadlineConfig,
+    /// How many requests may be in progress at once; more are refused at once.
+    pub concurrency: ConcurrencyConfig,
+    /// How many requests may come in a time; more are refused at once. Default: any number.
+    pub rate_limit: Option<Rate>,
+    /// Faults that are injected on purpose. Default: none.
+    pub fault: FaultConfig,
     /// How it ends.
     pub drain: DrainConfig,
 }
 
 /// How a server ends, see [`run`](super::run).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DrainConfig {
     /// How long requests are still accepted after the instance left the registry, so that all who watch it have
@@ -51,6 +65,15 @@ pub struct DrainConfig {
     /// How long requests in flight may take then, before they are broken off. Default 30 s.
     #[serde(with = "humantime_serde")]
     pub in_flight: Duration,
+}
+
+fn authority<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Authority>, D::Error> {
+    let text = Option::<String>::deserialize(deserializer)?;
+    text.map(|text| {
+        text.parse()
+            .map_err(|_| de::Error::custom("must be host or host:port"))
+    })
+    .transpose()
 }
 
 impl Default for ServerConfig {
@@ -65,6 +88,10 @@ impl Default for ServerConfig {
             idle: Duration::from_secs(75),
             max_streams: NonZeroU32::new(256).expect("not zero"),
             body_limit: 1024 * 1024,
+            deadline: DeadlineConfig::default(),
+            concurrency: ConcurrencyConfig::default(),
+            rate_limit: None,
+            fault: FaultConfig::default(),
             drain: DrainConfig::default(),
         }
     }

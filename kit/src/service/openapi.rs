@@ -1,12 +1,179 @@
-//! The OpenAPI document.
+//! The OpenAPI document (3.1, whose schemas are JSON Schema 2020-12).
 
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 
-use super::schema::Service;
+use super::schema::{FieldShape, Kind, MethodShape, Scalar, Service, Shape, Type};
+use crate::{error::Problem, wire::IDEMPOTENCY_KEY};
 
 impl Service {
-    /// The OpenAPI document of the JSON side.
+    /// The OpenAPI document of the JSON side: every method, every type, and the problem document in which every
+    /// error travels.
     pub fn openapi(&self) -> Value {
-        Value::Null
+        let mut paths = Map::new();
+        for method in &self.methods {
+            let path = method.method.http_path.to_owned();
+            paths.insert(path, json!({ "post": self.operation(method) }));
+        }
+        let mut schemas: Map<_, _> = self
+            .types
+            .iter()
+            .map(|ty| (ty.name.clone(), schema_of_type(ty)))
+            .collect();
+        // Nobody's type has a name with a dash.
+        schemas.insert(PROBLEM.to_owned(), problem());
+        let mut info = json!({ "title": self.name, "version": self.version });
+        describe(&mut info, self.doc);
+        json!({
+            "openapi": "3.1.0",
+            "info": info,
+            "paths": paths,
+            "components": { "schemas": schemas },
+        })
     }
+
+    fn operation(&self, method: &MethodShape) -> Value {
+        let has_fields = self.types.iter().any(|ty| {
+            Shape::Named(ty.name.clone()) == method.request
+                && matches!(&ty.kind, Kind::Message { fields, .. } if !fields.is_empty())
+        });
+        let error = json!({
+            "description": "What went wrong, and which fields broke which rules.",
+            "content": { Problem::CONTENT_TYPE: { "schema": reference(PROBLEM) } },
+        });
+        let mut operation = json!({
+            "operationId": method.method.http_path.trim_start_matches('/'),
+            "parameters": [{
+                "name": IDEMPOTENCY_KEY.as_str(),
+                "in": "header",
+                "description": "Calls with the same key are one call.",
+                "schema": { "type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$" },
+            }],
+            "requestBody": {
+                "required": has_fields,
+                "content": { "application/json": { "schema": schema(&method.request) } },
+            },
+            "responses": {
+                "200": {
+                    "description": "It was done.",
+                    "content": { "application/json": { "schema": schema(&method.response) } },
+                },
+                "400": error,
+                "default": error,
+            },
+            "x-idempotent": method.method.idempotent,
+        });
+        let mut lines = method.doc.splitn(2, '\n');
+        if let Some(summary) = lines.next().filter(|line| !line.is_empty()) {
+            operation["summary"] = summary.into();
+        }
+        describe(&mut operation, lines.next().unwrap_or_default().trim());
+        operation
+    }
+}
+
+const PROBLEM: &str = "problem-document";
+
+fn reference(name: &str) -> Value {
+    json!({ "$ref": format!("#/components/schemas/{name}") })
+}
+
+fn describe(value: &mut Value, doc: &str) {
+    if !doc.is_empty() {
+        value["description"] = doc.into();
+    }
+}
+
+fn schema_of_type(ty: &Type) -> Value {
+    let mut schema = match &ty.kind {
+        Kind::Message { fields, closed } => {
+            let properties: Map<_, _> = fields.iter().map(property).collect();
+            let is_required = |field: &&FieldShape| {
+                !field.has_default && !matches!(field.shape, Shape::Optional(_))
+            };
+            let required: Vec<_> = fields.iter().filter(is_required).map(|f| f.json).collect();
+            let mut schema = json!({ "type": "object", "properties": properties });
+            if !required.is_empty() {
+                schema["required"] = required.into();
+            }
+            if *closed {
+                schema["additionalProperties"] = false.into();
+            }
+            schema
+        }
+        Kind::Enum(variants) => {
+            let names: Vec<_> = variants.iter().map(|variant| variant.json).collect();
+            json!({ "type": "string", "enum": names })
+        }
+    };
+    let mut doc = ty.doc.to_owned();
+    if let Kind::Enum(variants) = &ty.kind {
+        for variant in variants.iter().filter(|variant| !variant.doc.is_empty()) {
+            doc += &format!("\n- `{}`: {}", variant.json, variant.doc);
+        }
+    }
+    describe(&mut schema, doc.trim());
+    schema
+}
+
+fn property(field: &FieldShape) -> (String, Value) {
+    let mut schema = schema(&field.shape);
+    describe(&mut schema, field.doc);
+    (field.json.to_owned(), schema)
+}
+
+fn schema(shape: &Shape) -> Value {
+    match shape {
+        Shape::Named(name) => reference(name),
+        Shape::Optional(inner) => json!({ "anyOf": [schema(inner), { "type": "null" }] }),
+        Shape::List(inner) => json!({ "type": "array", "items": schema(inner) }),
+        Shape::Map(_, value) => {
+            json!({ "type": "object", "additionalProperties": schema(value) })
+        }
+        Shape::Scalar(scalar) => match scalar {
+            Scalar::Bool => json!({ "type": "boolean" }),
+            Scalar::Int32 => {
+                json!({ "type": "integer", "format": "int32", "minimum": i32::MIN, "maximum": i32::MAX })
+            }
+            Scalar::Int64 => {
+                json!({ "type": "integer", "format": "int64", "minimum": i64::MIN, "maximum": i64::MAX })
+            }
+            Scalar::Uint32 => json!({ "type": "integer", "minimum": 0, "maximum": u32::MAX }),
+            Scalar::Uint64 => json!({ "type": "integer", "minimum": 0, "maximum": u64::MAX }),
+            Scalar::Float => json!({ "type": "number", "format": "float" }),
+            Scalar::Double => json!({ "type": "number", "format": "double" }),
+            Scalar::String => json!({ "type": "string" }),
+            Scalar::Uuid => json!({ "type": "string", "format": "uuid" }),
+            // As serde writes it.
+            Scalar::Bytes => json!({
+                "type": "array",
+                "items": { "type": "integer", "minimum": 0, "maximum": 255 },
+            }),
+        },
+    }
+}
+
+/// [`Problem`], which is not derived, for gRPC does not carry it.
+fn problem() -> Value {
+    let text = || json!({ "type": "string" });
+    json!({
+        "type": "object",
+        "description": "A problem document (RFC 9457).",
+        "properties": {
+            "type": text(),
+            "title": text(),
+            "status": { "type": "integer", "minimum": 400, "maximum": 599 },
+            "detail": text(),
+            "code": { "type": "string", "description": "The canonical code, such as `invalid_argument`." },
+            "errors": {
+                "type": "array",
+                "description": "The fields that broke rules.",
+                "items": {
+                    "type": "object",
+                    "properties": { "field": text(), "rule": text() },
+                    "required": ["field", "rule"],
+                },
+            },
+        },
+        "required": ["type", "title", "status", "detail"],
+    })
 }

@@ -60,7 +60,12 @@ pub struct Type {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// Fields.
-    Message(Vec<FieldShape>),
+    Message {
+        /// In the order of their declaration.
+        fields: Vec<FieldShape>,
+        /// Whether JSON may have no others (`#[serde(deny_unknown_fields)]`).
+        closed: bool,
+    },
     /// One of these.
     Enum(Vec<Variant>),
 }
@@ -85,7 +90,7 @@ pub struct FieldShape {
 /// One value of an enum.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Variant {
-    /// Its name in protobuf.
+    /// Its name in Rust.
     pub name: &'static str,
     /// Its name in JSON.
     pub json: &'static str,

@@ -126,7 +126,10 @@ pub(crate) mod generated {
         }
 
         fn shape(types: &mut Types) -> Shape {
-            types.named::<Self>("Empty", "Nothing.", |_| Kind::Message(Vec::new()))
+            types.named::<Self>("Empty", "Nothing.", |_| Kind::Message {
+                fields: Vec::new(),
+                closed: false,
+            })
         }
     }
 

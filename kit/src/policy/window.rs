@@ -1,0 +1,177 @@
+//! Two counts over the last while, without a lock.
+
+use std::{
+    array,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+/// In how many parts a window slides.
+const BUCKETS: u64 = 10;
+/// The bits of one count; a bucket that is full counts no further.
+const COUNT_BITS: u32 = 22;
+const COUNT_MAX: u64 = (1 << COUNT_BITS) - 1;
+/// The bits of the tick that a bucket was begun in. Longer ago than it can tell is 12 days for a window of 10 s.
+const TICK_MASK: u64 = (1 << (64 - 2 * COUNT_BITS)) - 1;
+
+/// Counts two things that happened in the last `span`, give or take a tenth of it.
+///
+/// Each bucket is one atomic word of a tick and the two counts, so that a bucket is begun anew and counted in by
+/// one exchange. The counts order nothing else, hence the relaxed accesses.
+#[derive(Debug)]
+pub(crate) struct Window {
+    epoch: Instant,
+    /// The length of one bucket in nanoseconds, at least 1.
+    bucket: u64,
+    buckets: [AtomicU64; BUCKETS as usize],
+}
+
+/// Which of the two counts.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Column {
+    Left,
+    Right,
+}
+
+impl Column {
+    fn shift(self) -> u32 {
+        match self {
+            Self::Left => 0,
+            Self::Right => COUNT_BITS,
+        }
+    }
+
+    fn of(self, word: u64) -> u64 {
+        word >> self.shift() & COUNT_MAX
+    }
+}
+
+/// When something was counted, to take it back.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Tick(u64);
+
+fn tick_of(word: u64) -> u64 {
+    word >> (2 * COUNT_BITS)
+}
+
+/// How much later `tick` is than `other`, both modulo the mask; a large number if it is earlier.
+fn later(tick: u64, other: u64) -> u64 {
+    tick.wrapping_sub(other) & TICK_MASK
+}
+
+impl Window {
+    /// An empty window over the last `span`, which begins at `epoch`.
+    pub(crate) fn new(span: Duration, epoch: Instant) -> Self {
+        let bucket = span.as_nanos() / u128::from(BUCKETS);
+        Self {
+            epoch,
+            bucket: u64::try_from(bucket).unwrap_or(u64::MAX).max(1),
+            buckets: array::from_fn(|_| AtomicU64::new(0)),
+        }
+    }
+
+    fn tick(&self, now: Instant) -> u64 {
+        now.saturating_duration_since(self.epoch).as_nanos() as u64 / self.bucket
+    }
+
+    /// Counts one more.
+    pub(crate) fn add(&self, now: Instant, column: Column) -> Tick {
+        let tick = self.tick(now);
+        let bucket = &self.buckets[(tick % BUCKETS) as usize];
+        let _ = bucket.fetch_update(Relaxed, Relaxed, |word| {
+            match later(tick, tick_of(word)) {
+                0 if column.of(word) == COUNT_MAX => None,
+                0 => Some(word + (1 << column.shift())),
+                // Somebody who read the clock later has begun the bucket anew.
+                ahead if ahead > TICK_MASK / 2 => None,
+                _ => Some((tick & TICK_MASK) << (2 * COUNT_BITS) | 1 << column.shift()),
+            }
+        });
+        Tick(tick)
+    }
+
+    /// Takes back one that was counted at `tick`, if it still counts.
+    pub(crate) fn take_back(&self, Tick(tick): Tick, column: Column) {
+        let bucket = &self.buckets[(tick % BUCKETS) as usize];
+        let _ = bucket.fetch_update(Relaxed, Relaxed, |word| {
+            (later(tick, tick_of(word)) == 0 && column.of(word) > 0)
+                .then(|| word - (1 << column.shift()))
+        });
+    }
+
+    /// The left and the right count.
+    pub(crate) fn sum(&self, now: Instant) -> (u64, u64) {
+        let tick = self.tick(now);
+        self.buckets
+            .iter()
+            .map(|bucket| bucket.load(Relaxed))
+            .filter(|word| later(tick, tick_of(*word)) < BUCKETS)
+            .fold((0, 0), |(left, right), word| {
+                (left + Column::Left.of(word), right + Column::Right.of(word))
+            })
+    }
+
+    /// Forgets all.
+    pub(crate) fn clear(&self) {
+        for bucket in &self.buckets {
+            bucket.store(0, Relaxed);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// Against a list of all that happened.
+        #[test]
+        fn a_window_counts_what_happened_in_its_last_ten_buckets(
+            steps in prop::collection::vec((0_u64..2_500, any::<bool>()), 1..200),
+        ) {
+            let epoch = Instant::now();
+            let window = Window::new(Duration::from_secs(10), epoch);
+            let mut happened = Vec::new();
+            let mut millis = 0;
+            for (step, left) in steps {
+                millis += step;
+                let now = epoch + Duration::from_millis(millis);
+                window.add(now, if left { Column::Left } else { Column::Right });
+                happened.push((millis / 1_000, left));
+                let count = |which| {
+                    let counts = |(tick, left): &&(u64, bool)| *left == which && tick + 10 > millis / 1_000;
+                    happened.iter().filter(counts).count() as u64
+                };
+                prop_assert_eq!(window.sum(now), (count(true), count(false)));
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_taken_back_does_not_count() {
+        let now = Instant::now();
+        let window = Window::new(Duration::from_secs(10), now);
+        let tick = window.add(now, Column::Right);
+        window.add(now, Column::Left);
+        window.take_back(tick, Column::Right);
+        assert_eq!(window.sum(now), (1, 0));
+        window.take_back(tick, Column::Right);
+        assert_eq!(window.sum(now), (1, 0));
+        window.clear();
+        assert_eq!(window.sum(now), (0, 0));
+    }
+
+    #[test]
+    fn a_late_comer_does_not_clear_a_newer_bucket() {
+        let epoch = Instant::now();
+        let window = Window::new(Duration::from_secs(10), epoch);
+        let now = epoch + Duration::from_secs(25);
+        window.add(now, Column::Left);
+        window.add(epoch + Duration::from_secs(5), Column::Left);
+        assert_eq!(window.sum(now), (1, 0));
+    }
+}

@@ -1,0 +1,272 @@
+//! How much of the load may be retries.
+//!
+//! A bound per call multiplies: three hops that try three times each are 27 calls. A bound on the share of retries
+//! holds whatever fails: tower and Finagle keep it as tokens over a window, as is done here.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+
+use crate::policy::{Column, Ratio, Tick, Window};
+
+/// How many retries a [`Budget`] allows.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct BudgetConfig {
+    /// Retries as a share of the calls in the window. Default 0.2.
+    pub ratio: Ratio,
+    /// The time over which calls and retries count, to a tenth of it. Default 10 s.
+    #[serde(with = "humantime_serde")]
+    pub window: Duration,
+    /// Retries that are allowed beside those, per second, for clients that call seldom; a whole window's worth may
+    /// be used at once. Default 3.
+    pub floor: u32,
+}
+
+impl Default for BudgetConfig {
+    fn default() -> Self {
+        Self {
+            ratio: Ratio::new(0.2).expect("a fifth"),
+            window: Duration::from_secs(10),
+            floor: 3,
+        }
+    }
+}
+
+/// Counts calls and retries, and says whether one more retry is allowed. Clones share one budget: give it to all
+/// clients that call the same service, hedging ones too.
+///
+/// No lock: a withdrawal is counted first and looked at then, so that two can never both take the last one. Two at
+/// the same moment may both be refused it.
+#[derive(Clone, Debug)]
+pub struct Budget {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    ratio: AtomicU64,
+    /// What is allowed in each window without any call.
+    reserve: AtomicU64,
+    /// Calls to the left, retries to the right.
+    window: Window,
+    span: Duration,
+}
+
+impl Budget {
+    /// A budget with nothing counted.
+    pub fn new(config: BudgetConfig) -> Self {
+        let budget = Self {
+            shared: Arc::new(Shared {
+                ratio: AtomicU64::default(),
+                reserve: AtomicU64::default(),
+                window: Window::new(config.window, Instant::now()),
+                span: config.window,
+            }),
+        };
+        budget.replace(config.ratio, config.floor);
+        budget
+    }
+
+    /// Replaces the share and the floor while calls pass. What was counted stays counted, so the window is fixed.
+    pub fn replace(&self, ratio: Ratio, floor: u32) {
+        let reserve = f64::from(floor) * self.shared.span.as_secs_f64();
+        self.shared.ratio.store(ratio.get().to_bits(), Relaxed);
+        self.shared.reserve.store(reserve.to_bits(), Relaxed);
+    }
+
+    /// Counts a call, not a retry of one.
+    pub fn deposit(&self, now: Instant) {
+        self.shared.window.add(now, Column::Left);
+    }
+
+    /// Takes one retry out of the budget, or `None` when it is used up.
+    pub fn withdraw(&self, now: Instant) -> Option<Withdrawal> {
+        let tick = self.shared.window.add(now, Column::Right);
+        let withdrawal = Withdrawal {
+            taken: Some((Arc::clone(&self.shared), tick)),
+        };
+        let (calls, retries) = self.shared.window.sum(now);
+        // If this is too much, dropping it gives it back.
+        (retries as f64 <= self.allowance(calls)).then_some(withdrawal)
+    }
+
+    fn allowance(&self, calls: u64) -> f64 {
+        let ratio = f64::from_bits(self.shared.ratio.load(Relaxed));
+        let reserve = f64::from_bits(self.shared.reserve.load(Relaxed));
+        // A fifth is a little less than a fifth in binary; five calls allow one retry all the same.
+        (ratio * calls as f64 + reserve + 1e-6).floor()
+    }
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self::new(BudgetConfig::default())
+    }
+}
+
+/// A retry that is allowed. Dropped unspent, for the caller went away before it was made, it goes back into the
+/// budget.
+#[derive(Debug)]
+#[must_use = "dropping it gives it back"]
+pub struct Withdrawal {
+    taken: Option<(Arc<Shared>, Tick)>,
+}
+
+impl Withdrawal {
+    /// The retry is made.
+    pub fn spend(mut self) {
+        self.taken = None;
+    }
+}
+
+impl Drop for Withdrawal {
+    fn drop(&mut self) {
+        if let Some((shared, tick)) = self.taken.take() {
+            shared.window.take_back(tick, Column::Right);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn budget(ratio: f64, floor: u32) -> Budget {
+        Budget::new(BudgetConfig {
+            ratio: Ratio::new(ratio).unwrap(),
+            window: SECOND * 10,
+            floor,
+        })
+    }
+
+    fn withdrawn(budget: &Budget, now: Instant) -> usize {
+        std::iter::from_fn(|| budget.withdraw(now))
+            .map(Withdrawal::spend)
+            .count()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn retries_are_a_share_of_the_calls_and_a_floor() {
+        let now = Instant::now();
+        let floor = budget(0.2, 3);
+        assert_eq!(withdrawn(&floor, now), 30);
+        let share = budget(0.2, 0);
+        assert_eq!(withdrawn(&share, now), 0);
+        (0..99).for_each(|_| share.deposit(now));
+        assert_eq!(withdrawn(&share, now), 19);
+        share.deposit(now);
+        assert_eq!(withdrawn(&share, now), 1);
+        // Both are forgotten together.
+        assert_eq!(withdrawn(&share, now + SECOND * 10), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_not_spent_goes_back() {
+        let now = Instant::now();
+        let budget = budget(1.0, 0);
+        budget.deposit(now);
+        drop(budget.withdraw(now).unwrap());
+        budget.withdraw(now).unwrap().spend();
+        assert!(budget.withdraw(now).is_none());
+        assert!(budget.clone().withdraw(now).is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_replaced_share_keeps_what_was_counted() {
+        let now = Instant::now();
+        let budget = budget(0.5, 0);
+        (0..10).for_each(|_| budget.deposit(now));
+        assert_eq!(withdrawn(&budget, now), 5);
+        budget.replace(Ratio::ONE, 0);
+        assert_eq!(withdrawn(&budget, now), 5);
+    }
+
+    #[test]
+    fn threads_never_exceed_the_budget() {
+        let budget = budget(0.0, 10);
+        let now = Instant::now();
+        let spent: usize = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..4)
+                .map(|_| {
+                    scope.spawn(|| {
+                        (0..1_000)
+                            .filter_map(|_| budget.withdraw(now))
+                            .map(Withdrawal::spend)
+                            .count()
+                    })
+                })
+                .collect();
+            threads.into_iter().map(|t| t.join().unwrap()).sum()
+        });
+        assert_eq!(spent, 100);
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Wait(u64),
+        Call,
+        Retry { spent: bool },
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            1 => (0_u64..3_000).prop_map(Step::Wait),
+            5 => Just(Step::Call),
+            3 => any::<bool>().prop_map(|spent| Step::Retry { spent }),
+        ]
+    }
+
+    proptest! {
+        /// Against a list of all calls and retries.
+        #[test]
+        fn it_allows_what_the_model_allows(
+            percent in 0_u32..=100, floor in 0_u32..2, steps in prop::collection::vec(step(), 1..200),
+        ) {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_time()
+                .start_paused(true)
+                .build()
+                .unwrap();
+            let _context = runtime.enter();
+            let epoch = Instant::now();
+            let budget = budget(f64::from(percent) / 100.0, floor);
+            let (mut millis, mut calls, mut retries) = (0, Vec::new(), Vec::new());
+            for step in steps {
+                let now = epoch + Duration::from_millis(millis);
+                let counted = |times: &[u64]| {
+                    let counts = |at: &&u64| *at / 1_000 + 10 > millis / 1_000;
+                    times.iter().filter(counts).count()
+                };
+                match step {
+                    Step::Wait(time) => millis += time,
+                    Step::Call => {
+                        budget.deposit(now);
+                        calls.push(millis);
+                    }
+                    Step::Retry { spent } => {
+                        let allowed = counted(&calls) * percent as usize + floor as usize * 1_000;
+                        let expected = (counted(&retries) + 1) * 100 <= allowed;
+                        let withdrawal = budget.withdraw(now);
+                        prop_assert_eq!(withdrawal.is_some(), expected);
+                        if let Some(withdrawal) = withdrawal && spent {
+                            withdrawal.spend();
+                            retries.push(millis);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! The way of a request through a server, in its one right order.
+
+use tower::util::{Either, option_layer};
+use tower_layer::Layer;
+
+use super::{BodyLimitLayer, LimitBody, Respond, RespondLayer, ServerConfig};
+use crate::{
+    concurrency::{ConcurrencyLimit, ConcurrencyLimitLayer},
+    deadline::{DeadlineLayer, DeadlineService},
+    fault::{Fault, FaultLayer},
+    metrics::{Metrics, MetricsLayer},
+    name::ServiceName,
+    rate_limit::{RateLimit, RateLimitLayer},
+    trace::{Trace, TraceLayer},
+};
+
+/// The layers around a service, outermost first. Written as a struct literal, it says by name what stands around
+/// a service, and leaves no way to put them in another order:
+///
+/// ```
+/// use kit::server::{Inbound, ServerConfig};
+///
+/// let config = ServerConfig::default();
+/// let service = "users".parse()?;
+/// let inbound = Inbound {
+///     body_limit: kit::server::BodyLimitLayer::new(4096),
+///     ..Inbound::from_config(&config, &service)
+/// };
+/// # Ok::<(), kit::name::InvalidName>(())
+/// ```
+///
+/// What it builds shares the state of these layers: make one per service.
+#[derive(Clone, Debug)]
+pub struct Inbound {
+    /// Outermost, so that whatever happens inside is in the span and in the access log.
+    pub trace: TraceLayer,
+    /// Sees every answer, whoever gave it. Inside of it errors, refusals and panics become responses.
+    pub metrics: MetricsLayer,
+    /// Before everything that may wait: what is too late is not begun.
+    pub deadline: DeadlineLayer,
+    /// Sheds what is too much at once, before anything is spent on it.
+    pub concurrency: ConcurrencyLimitLayer,
+    /// Refuses what is too much over time. Inside of the concurrency limit: what that refuses costs no token.
+    pub rate_limit: Option<RateLimitLayer>,
+    /// Injected faults look like the handler's own: all of the above has to cope with them.
+    pub fault: FaultLayer,
+    /// Innermost: only the handler reads the body.
+    pub body_limit: BodyLimitLayer,
+}
+
+/// A service inside of [`Inbound`].
+pub type InboundService<S> =
+    Trace<Metrics<Respond<DeadlineService<ConcurrencyLimit<Limited<Fault<LimitBody<S>>>>>>>>;
+
+/// A service with a rate limit or without one.
+type Limited<S> = Either<RateLimit<S>, S>;
+
+impl Inbound {
+    /// All layers as `config` says, for `service`.
+    pub fn from_config(config: &ServerConfig, service: &ServiceName) -> Self {
+        Self {
+            trace: TraceLayer::inbound(),
+            metrics: MetricsLayer::inbound(service),
+            deadline: DeadlineLayer::inbound(config.deadline),
+            concurrency: ConcurrencyLimitLayer::new(config.concurrency),
+            rate_limit: config.rate_limit.map(RateLimitLayer::new),
+            fault: FaultLayer::new(config.fault),
+            body_limit: BodyLimitLayer::new(config.body_limit),
+        }
+    }
+}
+
+impl<S> Layer<S> for Inbound {
+    type Service = InboundService<S>;
+
+    fn layer(&self, handler: S) -> InboundService<S> {
+        let Self {
+            trace,
+            metrics,
+            deadline,
+            concurrency,
+            rate_limit,
+            fault,
+            body_limit,
+        } = self;
+        let service = body_limit.layer(handler);
+        let service = fault.layer(service);
+        let service = option_layer(rate_limit.clone()).layer(service);
+        let service = concurrency.layer(service);
+        let service = deadline.layer(service);
+        let service = RespondLayer.layer(service);
+        let service = metrics.layer(service);
+        trace.layer(service)
+    }
+}
