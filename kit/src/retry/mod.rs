@@ -1,5 +1,297 @@
 //! Makes a call again that failed, if that cannot do harm.
+//!
+//! What went wrong is judged by [`classify`](crate::classify). A request that provably never reached the peer may
+//! always be made again, any other one only if doing it twice is doing it once: its [`Method`](crate::name::Method)
+//! says so, or it has an idempotency key, or, for a request that no generated client made, its HTTP method is
+//! idempotent (RFC 9110, section 9.2.2). A request that arrives as a retry already is not multiplied here.
+//!
+//! Three bounds hold together: attempts per call, a [`Budget`] for all calls, and the request's deadline, behind
+//! which no retry is begun. Between attempts it waits, doubling, with full jitter, and as long as the peer asked
+//! for in `Retry-After`.
 
 mod budget;
+mod policy;
+mod replay;
+#[cfg(test)]
+mod tests;
 
+use std::{
+    fmt,
+    pin::Pin,
+    sync::Arc,
+    task::{Context as Task, Poll, ready},
+};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use pin_project_lite::pin_project;
+use tokio::time::{Instant, Sleep, sleep};
+use tower_layer::Layer;
+use tower_service::Service;
+
+use crate::{
+    BoxError,
+    classify::{Classify, HttpClassify},
+    context::Context,
+    event::{Event, SharedObserver},
+    policy::Live,
+};
+use policy::Call;
+use replay::Tape;
+
+pub use crate::policy::Backoff;
 pub use budget::{Budget, BudgetConfig, Withdrawal};
+pub use policy::RetryConfig;
+pub use replay::Replay;
+
+/// Retries the requests of all services that it, or a clone of it, builds: they share configuration and budget.
+#[derive(Clone, Debug)]
+pub struct RetryLayer<C = HttpClassify> {
+    shared: Arc<Shared>,
+    classify: C,
+}
+
+#[derive(Debug)]
+struct Shared {
+    config: Live<RetryConfig>,
+    budget: Budget,
+    observer: SharedObserver,
+}
+
+impl RetryLayer {
+    /// Retries as `config` says, out of `budget`, which others may share; `config.budget` is only what a budget of
+    /// one's own is made from.
+    pub fn new(config: RetryConfig, budget: Budget, observer: SharedObserver) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                config: Live::new(config),
+                budget,
+                observer,
+            }),
+            classify: HttpClassify,
+        }
+    }
+}
+
+impl<C> RetryLayer<C> {
+    /// The same with another judge of results.
+    pub fn with_classify<D>(self, classify: D) -> RetryLayer<D> {
+        RetryLayer {
+            shared: self.shared,
+            classify,
+        }
+    }
+
+    /// The handle that replaces the configuration, all but the budget's.
+    pub fn config(&self) -> &Live<RetryConfig> {
+        &self.shared.config
+    }
+
+    /// The budget.
+    pub fn budget(&self) -> &Budget {
+        &self.shared.budget
+    }
+}
+
+impl<S, C: Clone> Layer<S> for RetryLayer<C> {
+    type Service = Retry<S, C>;
+
+    fn layer(&self, inner: S) -> Retry<S, C> {
+        Retry {
+            inner,
+            layer: self.clone(),
+        }
+    }
+}
+
+/// Makes a call again that failed. Clones share configuration and budget.
+///
+/// The inner service gets the request with [`Context::previous_attempts`] set, and with a body that can be sent
+/// again. It must be `Clone`; the body must be `Unpin`, as [`kit::Body`](crate::Body) is.
+#[derive(Clone, Debug)]
+pub struct Retry<S, C = HttpClassify> {
+    inner: S,
+    layer: RetryLayer<C>,
+}
+
+impl<S, C, B, R> Service<Request<B>> for Retry<S, C>
+where
+    S: Service<Request<Replay<B>>, Response = Response<R>> + Clone,
+    S::Error: Into<BoxError>,
+    C: Classify<Response<R>>,
+    B: Body<Data = Bytes> + Unpin,
+{
+    type Response = Response<R>;
+    type Error = BoxError;
+    type Future = RetryFuture<S, C, B>;
+
+    fn poll_ready(&mut self, cx: &mut Task<'_>) -> Poll<Result<(), BoxError>> {
+        self.inner.poll_ready(cx).map_err(Into::into)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        // The one that is ready goes along; later attempts make it ready again.
+        let unready = self.inner.clone();
+        let mut service = std::mem::replace(&mut self.inner, unready);
+        let config = self.layer.shared.config.get();
+        let call = Call::of(&request);
+        let (request, again) = if call.is_retry() {
+            (request.map(Replay::once), None)
+        } else {
+            self.layer.shared.budget.deposit(Instant::now());
+            if config.attempts.get() == 1 {
+                (request.map(Replay::once), None)
+            } else {
+                let (parts, body) = request.into_parts();
+                let (body, tape) = Tape::record(body, config.replay_limit);
+                let again = Again {
+                    head: Request::from_parts(parts.clone(), ()),
+                    tape,
+                    call,
+                };
+                (Request::from_parts(parts, body), Some(again))
+            }
+        };
+        RetryFuture {
+            state: State::Called {
+                future: service.call(request),
+            },
+            service,
+            layer: self.layer.clone(),
+            again,
+        }
+    }
+}
+
+/// What another attempt is made from.
+struct Again<B> {
+    head: Request<()>,
+    tape: Tape<B>,
+    call: Call,
+}
+
+impl<B> Again<B> {
+    fn request(&self, body: Replay<B>) -> Request<Replay<B>> {
+        let mut request = self.head.clone().map(|()| body);
+        Context::of_mut(request.extensions_mut()).previous_attempts = self.call.previous_attempts;
+        request
+    }
+}
+
+pin_project! {
+    /// Waits for the answer of one attempt after the other.
+    pub struct RetryFuture<S, C, B>
+    where
+        S: Service<Request<Replay<B>>>,
+    {
+        #[pin]
+        state: State<S::Future, B>,
+        service: S,
+        layer: RetryLayer<C>,
+        // None: this attempt is the only one.
+        again: Option<Again<B>>,
+    }
+}
+
+impl<S, C, B> fmt::Debug for RetryFuture<S, C, B>
+where
+    S: Service<Request<Replay<B>>>,
+{
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let call = self.again.as_ref().map(|again| again.call);
+        f.debug_struct("RetryFuture")
+            .field("call", &call)
+            .finish_non_exhaustive()
+    }
+}
+
+pin_project! {
+    #[project = Project]
+    enum State<F, B> {
+        Called {
+            #[pin]
+            future: F,
+        },
+        Waiting {
+            #[pin]
+            sleep: Sleep,
+            next: Option<Next<B>>,
+        },
+        Readying {
+            next: Option<Next<B>>,
+        },
+        Done,
+    }
+}
+
+/// The next attempt, paid for; dropped before it is made, it is paid back.
+struct Next<B> {
+    body: Replay<B>,
+    withdrawal: Withdrawal,
+}
+
+impl<S, C, B, R> Future for RetryFuture<S, C, B>
+where
+    S: Service<Request<Replay<B>>, Response = Response<R>>,
+    S::Error: Into<BoxError>,
+    C: Classify<Response<R>>,
+    B: Body<Data = Bytes> + Unpin,
+{
+    type Output = Result<Response<R>, BoxError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Task<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        let shared = &this.layer.shared;
+        loop {
+            let state = match this.state.as_mut().project() {
+                Project::Called { future } => {
+                    let result = ready!(future.poll(cx)).map_err(Into::into);
+                    // Dropped now, so that an unread body comes back.
+                    this.state.set(State::Done);
+                    let Some(again) = this.again else {
+                        return Poll::Ready(result);
+                    };
+                    let verdict = this.layer.classify.classify_result(&result);
+                    let now = Instant::now();
+                    let config = shared.config.get();
+                    let backoff = again.call.backoff(&verdict, &config, now, &mut rand::rng());
+                    let Some(backoff) = backoff else {
+                        return Poll::Ready(result);
+                    };
+                    let Some(body) = again.tape.rewind() else {
+                        return Poll::Ready(result);
+                    };
+                    let Some(withdrawal) = shared.budget.withdraw(now) else {
+                        shared.observer.observe(Event::RetryBudgetExhausted);
+                        return Poll::Ready(result);
+                    };
+                    again.call.previous_attempts += 1;
+                    shared.observer.observe(Event::Retried {
+                        previous_attempts: again.call.previous_attempts,
+                        backoff,
+                    });
+                    State::Waiting {
+                        sleep: sleep(backoff),
+                        next: Some(Next { body, withdrawal }),
+                    }
+                }
+                Project::Waiting { sleep, next } => {
+                    ready!(sleep.poll(cx));
+                    State::Readying { next: next.take() }
+                }
+                Project::Readying { next } => {
+                    ready!(this.service.poll_ready(cx)).map_err(Into::into)?;
+                    let Next { body, withdrawal } = next.take().expect("made once");
+                    let again = this.again.as_ref().expect("this is a retry");
+                    withdrawal.spend();
+                    State::Called {
+                        future: this.service.call(again.request(body)),
+                    }
+                }
+                Project::Done => unreachable!("not polled after it was ready"),
+            };
+            this.state.set(state);
+        }
+    }
+}

@@ -1,0 +1,257 @@
+use std::{num::NonZeroU32, sync::Mutex, time::Duration};
+
+use http::{HeaderValue, StatusCode};
+use http_body_util::BodyExt;
+use tokio_test::{assert_pending, assert_ready, assert_ready_err, assert_ready_ok, task};
+use tower_test::mock::{self, Handle};
+
+use super::*;
+use crate::{
+    Body as KitBody,
+    event::{Observer, nobody},
+    policy::Ratio,
+    rejection::NotSent,
+};
+
+type Peer = Handle<Request<Replay<KitBody>>, Response<()>>;
+type Mock = mock::Mock<Request<Replay<KitBody>>, Response<()>>;
+type Spawned = mock::Spawn<Retry<Mock>>;
+type Call = task::Spawn<RetryFuture<Mock, HttpClassify, KitBody>>;
+
+fn layer() -> RetryLayer {
+    RetryLayer::new(RetryConfig::default(), Budget::default(), nobody())
+}
+
+fn spawn(layer: RetryLayer) -> (Spawned, Peer) {
+    mock::spawn_layer(layer)
+}
+
+fn get() -> Request<KitBody> {
+    Request::new(KitBody::empty())
+}
+
+fn post(body: &'static str) -> Request<KitBody> {
+    Request::post("/").body(KitBody::full(body)).unwrap()
+}
+
+fn status(code: u16) -> Response<()> {
+    let mut response = Response::new(());
+    *response.status_mut() = StatusCode::from_u16(code).unwrap();
+    response
+}
+
+fn call(service: &mut Spawned, request: Request<KitBody>) -> Call {
+    assert_ready_ok!(service.poll_ready());
+    task::spawn(service.call(request))
+}
+
+/// Takes the next request, reads it and answers it; returns its body and how often it was tried before.
+async fn answer(peer: &mut Peer, response: Response<()>) -> (Bytes, u32) {
+    let (request, respond) = peer.next_request().await.unwrap();
+    let previous = Context::of(request.extensions()).previous_attempts;
+    let body = request.into_body().collect().await.unwrap().to_bytes();
+    respond.send_response(response);
+    (body, previous)
+}
+
+/// Lets any back-off pass.
+async fn wait() {
+    tokio::time::advance(Duration::from_secs(1)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_attempt_is_followed_by_others_with_the_same_body() {
+    let (mut service, mut peer) = spawn(layer());
+    let mut request = post("hello");
+    let key = HeaderValue::from_static("k");
+    request.headers_mut().insert("idempotency-key", key);
+    let mut call = call(&mut service, request);
+    for attempt in 0..2 {
+        assert_eq!(
+            answer(&mut peer, status(503)).await,
+            ("hello".into(), attempt)
+        );
+        assert_pending!(call.poll());
+        wait().await;
+        assert_pending!(call.poll());
+    }
+    assert_eq!(answer(&mut peer, status(200)).await, ("hello".into(), 2));
+    assert_eq!(assert_ready_ok!(call.poll()).status(), 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_the_last_attempt_the_failure_is_handed_on() {
+    let (mut service, mut peer) = spawn(layer());
+    let mut call = call(&mut service, get());
+    for _ in 0..2 {
+        answer(&mut peer, status(503)).await;
+        assert_pending!(call.poll());
+        wait().await;
+        assert_pending!(call.poll());
+    }
+    answer(&mut peer, status(502)).await;
+    assert_eq!(assert_ready_ok!(call.poll()).status(), 502);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_may_have_been_done_is_not_done_again() {
+    let (mut service, mut peer) = spawn(layer());
+    let mut call = call(&mut service, post("pay"));
+    answer(&mut peer, status(503)).await;
+    assert_eq!(assert_ready_ok!(call.poll()).status(), 503);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_never_reached_the_peer_is_sent_again_whatever_it_does() {
+    let (mut service, mut peer) = spawn(layer());
+    let mut call = call(&mut service, post("pay"));
+    let (request, respond) = peer.next_request().await.unwrap();
+    drop(request);
+    respond.send_error(NotSent("refused".into()));
+    assert_pending!(call.poll());
+    wait().await;
+    assert_pending!(call.poll());
+    assert_eq!(answer(&mut peer, status(200)).await, ("pay".into(), 1));
+    assert_ready_ok!(call.poll());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_is_still_being_sent_is_not_sent_again() {
+    let (mut service, mut peer) = spawn(layer());
+    let mut request = get();
+    *request.body_mut() = KitBody::full("half read");
+    let mut call = call(&mut service, request);
+    let (_request, respond) = peer.next_request().await.unwrap();
+    respond.send_response(status(503));
+    assert_eq!(assert_ready_ok!(call.poll()).status(), 503);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_over_the_limit_is_not_sent_again() {
+    let layer = layer();
+    layer.config().set(RetryConfig {
+        replay_limit: 4,
+        ..RetryConfig::default()
+    });
+    let (mut service, mut peer) = spawn(layer);
+    let mut request = get();
+    *request.body_mut() = KitBody::full("hello");
+    let mut call = call(&mut service, request);
+    answer(&mut peer, status(503)).await;
+    assert_eq!(assert_ready_ok!(call.poll()).status(), 503);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_is_a_retry_already_is_not_multiplied() {
+    let layer = layer();
+    let (mut service, mut peer) = spawn(layer.clone());
+    let mut request = get();
+    Context::of_mut(request.extensions_mut()).previous_attempts = 1;
+    let mut call = call(&mut service, request);
+    assert_eq!(answer(&mut peer, status(503)).await, (Bytes::new(), 1));
+    assert_eq!(assert_ready_ok!(call.poll()).status(), 503);
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_waits_as_long_as_the_peer_asks() {
+    let (mut service, mut peer) = spawn(layer());
+    let mut call = call(&mut service, get());
+    let mut busy = status(429);
+    let seconds = HeaderValue::from_static("3");
+    busy.headers_mut().insert("retry-after", seconds);
+    answer(&mut peer, busy).await;
+    assert_pending!(call.poll());
+    tokio::time::advance(Duration::from_millis(2_999)).await;
+    assert_pending!(call.poll());
+    assert_pending!(peer.poll_request());
+    tokio::time::advance(Duration::from_millis(1)).await;
+    assert_pending!(call.poll());
+    answer(&mut peer, status(200)).await;
+    assert_ready_ok!(call.poll());
+}
+
+/// Hears events as text.
+struct Log(Mutex<Vec<String>>);
+
+impl Observer for Arc<Log> {
+    fn observe(&self, event: Event<'_>) {
+        let name = match event {
+            Event::Retried {
+                previous_attempts, ..
+            } => format!("retried after {previous_attempts}"),
+            Event::RetryBudgetExhausted => "exhausted".to_owned(),
+            _ => "another".to_owned(),
+        };
+        self.0.lock().unwrap().push(name);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_budget_the_failure_is_handed_on() {
+    let log = Arc::new(Log(Mutex::default()));
+    let budget = Budget::new(BudgetConfig {
+        ratio: Ratio::new(0.5).unwrap(),
+        floor: 0,
+        ..BudgetConfig::default()
+    });
+    let config = RetryConfig::default();
+    let layer = RetryLayer::new(config, budget, Arc::new(Arc::clone(&log)));
+    let (mut service, mut peer) = spawn(layer);
+    let mut first = call(&mut service, get());
+    answer(&mut peer, status(503)).await;
+    assert_eq!(assert_ready_ok!(first.poll()).status(), 503);
+    let mut second = call(&mut service, get());
+    answer(&mut peer, status(503)).await;
+    assert_pending!(second.poll());
+    wait().await;
+    assert_pending!(second.poll());
+    answer(&mut peer, status(503)).await;
+    assert_eq!(assert_ready_ok!(second.poll()).status(), 503);
+    let told = log.0.lock().unwrap().clone();
+    assert_eq!(told, ["exhausted", "retried after 1", "exhausted"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_retry_that_nobody_waits_for_is_not_paid() {
+    let budget = Budget::new(BudgetConfig {
+        ratio: Ratio::ONE,
+        floor: 0,
+        ..BudgetConfig::default()
+    });
+    let layer = RetryLayer::new(RetryConfig::default(), budget.clone(), nobody());
+    let (mut service, mut peer) = spawn(layer);
+    let mut call = call(&mut service, get());
+    answer(&mut peer, status(503)).await;
+    assert_pending!(call.poll());
+    assert!(budget.withdraw(Instant::now()).is_none());
+    drop(call);
+    assert!(budget.withdraw(Instant::now()).is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_retry_waits_until_the_service_is_ready() {
+    let (mut service, mut peer) = spawn(layer());
+    let mut call = call(&mut service, get());
+    answer(&mut peer, status(503)).await;
+    peer.allow(0);
+    assert_pending!(call.poll());
+    wait().await;
+    assert_pending!(call.poll());
+    assert_pending!(peer.poll_request());
+    peer.send_error("gone");
+    let error = assert_ready_err!(call.poll());
+    assert_eq!(error.to_string(), "gone");
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_attempt_in_all_is_no_retry() {
+    let layer = layer();
+    layer.config().set(RetryConfig {
+        attempts: NonZeroU32::MIN,
+        ..RetryConfig::default()
+    });
+    let (mut service, mut peer) = spawn(layer);
+    let mut call = call(&mut service, get());
+    answer(&mut peer, status(503)).await;
+    assert_eq!(assert_ready!(call.poll()).unwrap().status(), 503);
+}
