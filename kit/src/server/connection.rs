@@ -83,7 +83,7 @@ impl Connections {
 
     /// Accepts connections and serves them, until it is dropped; they go on then. Above the largest number of
     /// them no more are accepted: the rest waits in the kernel's queue.
-    pub(super) async fn accept<S, B>(&mut self, listener: &TcpListener, app: &S) -> Infallible
+    pub(super) async fn accept<S, B>(&mut self, listener: &TcpListener, app: S) -> Infallible
     where
         S: Service<http::Request<Body>, Response = http::Response<B>> + Clone + Send + 'static,
         S::Error: Into<BoxError>,

@@ -87,7 +87,7 @@ where
     let serve = async {
         let mut connections = Connections::new(Bounds::of(&config));
         let registered = tokio::select! {
-            never = connections.accept(&listeners.service, &app) => match never {},
+            never = connections.accept(&listeners.service, app.clone()) => match never {},
             registered = async {
                 let registered = registration.map(Registration::start);
                 shutdown.await;
@@ -110,7 +110,7 @@ where
             sleep(config.drain.watchers).await;
         };
         tokio::select! {
-            never = connections.accept(&listeners.service, &app) => match never {},
+            never = connections.accept(&listeners.service, app) => match never {},
             () = gone => {}
             () = signal::second() => return interrupted(&connections),
         }
@@ -129,7 +129,7 @@ where
     };
     tokio::select! {
         result = serve => result,
-        never = admin_connections.accept(&listeners.admin, &admin) => match never {},
+        never = admin_connections.accept(&listeners.admin, admin.clone()) => match never {},
         never = upkeep(&metrics) => match never {},
     }
 }
