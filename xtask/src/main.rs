@@ -4,6 +4,7 @@
 //! that fails, says which one, and exits with the right code.
 
 mod command;
+mod compose;
 mod debian;
 mod test;
 mod tools;
@@ -26,6 +27,8 @@ enum Job {
     Tools,
     /// Checks formatting and lints, then runs the unit, integration, documentation and chaos tests
     Test,
+    /// Brings up docker-compose.yml, tries it, kills a container of it, and takes it down again
+    ComposeTest,
 }
 
 fn main() -> ExitCode {
@@ -35,6 +38,7 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }),
         Job::Test => test::run(),
+        Job::ComposeTest => compose::run().map(|()| ExitCode::SUCCESS),
     };
     done.unwrap_or_else(|error| {
         eprintln!("\nerror: {error:#}");
