@@ -1,1 +1,53 @@
-//! Not yet.
+//! A harness that hurts real instances of real services, found through a real Consul, while a steady load runs; and
+//! then asks what was lost.
+//!
+//! A scenario is a test: it starts an [`Agent`] and some [`Instance`]s, lets a [`Load`] run against them, kills and
+//! restarts, and judges the [`Report`] and the [`Ledger`]. Nothing here is simulated and nothing is mocked. What a
+//! scenario starts ends with it, also when it panics.
+
+mod agent;
+mod instance;
+mod ledger;
+mod load;
+mod metrics;
+mod ports;
+mod programs;
+mod trap;
+
+pub use self::{
+    agent::Agent,
+    instance::Instance,
+    ledger::Ledger,
+    load::{Load, Outcome, Pace, Report},
+    programs::program,
+    trap::Trap,
+};
+
+use std::{future::Future, time::Duration};
+
+use anyhow::{Result, bail};
+use tokio::time::{Instant, sleep};
+
+/// Waits until `check` gives something. For what another process does in its own time.
+///
+/// # Errors
+/// If that takes longer than `patience`, naming `what` was awaited.
+pub async fn eventually<T, F>(
+    what: &str,
+    patience: Duration,
+    mut check: impl FnMut() -> F,
+) -> Result<T>
+where
+    F: Future<Output = Option<T>>,
+{
+    let begin = Instant::now();
+    loop {
+        if let Some(found) = check().await {
+            return Ok(found);
+        }
+        if begin.elapsed() > patience {
+            bail!("{what}: not within {patience:?}");
+        }
+        sleep(Duration::from_millis(20)).await;
+    }
+}

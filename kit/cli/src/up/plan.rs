@@ -112,6 +112,8 @@ impl Plan {
                 variables.push(("KIT_DISCOVERY__CONSUL__ADDRESS".to_owned(), address.clone()))
             }
             None => {
+                // Nobody watches a registry that is not there, so nobody has to be given time to notice.
+                variables.push(("KIT_SERVER__DRAIN__WATCHERS".to_owned(), "0s".to_owned()));
                 let mut lists = BTreeMap::<_, Vec<_>>::new();
                 for instance in &self.instances {
                     let list = lists.entry(&instance.service).or_default();
