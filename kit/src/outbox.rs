@@ -23,7 +23,7 @@ use tokio::{
     time,
 };
 
-use crate::{Error, rejection::Rejection};
+use crate::{Error, error::Chain, rejection::Rejection};
 
 /// Where messages wait: the service's own database.
 pub trait Outbox: Send + Sync + 'static {
@@ -210,7 +210,7 @@ async fn work<O: Outbox>(
                     }
                 }
                 Err(error) => {
-                    tracing::warn!(?error, "the outbox could not be read");
+                    tracing::warn!(error = %Chain(&error), "the outbox could not be read");
                 }
             }
         }

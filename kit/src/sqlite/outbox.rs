@@ -10,6 +10,7 @@ use super::{Database, millis, now};
 use crate::{
     Context, Error,
     context::TraceContext,
+    error::Chain,
     outbox::{Leased, Settlement},
 };
 
@@ -136,13 +137,13 @@ impl<M> Queued<M> {
                     id,
                     attempt,
                     ?delay,
-                    ?reason,
+                    error = %Chain(reason),
                     "queued message not delivered; it is tried again"
                 );
                 postpone(Some(now().saturating_add(millis(*delay))), reason)
             }
             Settlement::Failed { reason } => {
-                tracing::error!(trace_id, id, attempt, ?reason, "queued message given up");
+                tracing::error!(trace_id, id, attempt, error = %Chain(reason), "queued message given up");
                 postpone(None, reason)
             }
         };

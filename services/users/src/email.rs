@@ -3,11 +3,11 @@
 use kit::Error;
 
 /// The longest address that fits into an SMTP path (RFC 5321, 4.5.3.1.3, as corrected by erratum 1690).
-pub const MAX_BYTES: usize = 254;
+pub(crate) const MAX_BYTES: usize = 254;
 
 /// Whether `email` may be an address. A bare local mailbox such as `test` may; whether there is such a mailbox
 /// only a mail can tell. The error names the field and the rule.
-pub fn check(email: &str) -> Result<(), Error> {
+pub(crate) fn check(email: &str) -> Result<(), Error> {
     let rule = if email.is_empty() {
         "must not be empty"
     } else if email.len() > MAX_BYTES {
@@ -28,7 +28,12 @@ mod tests {
 
     #[test]
     fn a_bare_mailbox_and_an_address_with_a_domain_are_accepted() {
-        for email in ["test", "ada@example.com", "jürgen@bücher.example", &"a".repeat(254)] {
+        for email in [
+            "test",
+            "ada@example.com",
+            "jürgen@bücher.example",
+            &"a".repeat(254),
+        ] {
             assert!(check(email).is_ok(), "{email:?}");
         }
     }
@@ -46,7 +51,10 @@ mod tests {
             ("a\u{85}", "must not contain control characters"),
             (&"a".repeat(255), "must not be longer than 254 bytes"),
             // 255 bytes in 254 characters.
-            (&("a".repeat(253) + "ü"), "must not be longer than 254 bytes"),
+            (
+                &("a".repeat(253) + "ü"),
+                "must not be longer than 254 bytes",
+            ),
         ] {
             let error = check(email).unwrap_err();
             assert_eq!(error.violations()[0].field, "email");

@@ -1,0 +1,364 @@
+//! Bugs in the database.
+
+use kit::{
+    Context, Error,
+    sqlite::{self, Database, Queued},
+};
+use serde::Serialize;
+use sqlx::SqliteConnection;
+use uuid::Uuid;
+
+use crate::{
+    api::{Bug, BugId, BugPage, Comment, CommentPage, Status, UserId},
+    outbox::Mail,
+};
+
+/// The tables of this service.
+pub(crate) const SCHEMA: &str = include_str!("bugs.sql");
+
+type BugRow = (
+    String,
+    String,
+    String,
+    String,
+    Option<String>,
+    String,
+    i64,
+    i64,
+);
+
+fn bug(row: BugRow) -> Result<Bug, Error> {
+    let (id, title, description, reporter, assignee, status, created_at, updated_at) = row;
+    Ok(Bug {
+        id: BugId(id),
+        title,
+        description,
+        reporter: UserId(reporter),
+        assignee: assignee.map(UserId),
+        // A later version of this service may know more.
+        status: Status::named(&status)
+            .ok_or_else(|| Error::internal(format!("unknown status {status}")))?,
+        created_at: sqlite::rfc3339(created_at),
+        updated_at: sqlite::rfc3339(updated_at),
+    })
+}
+
+/// What somebody wants to report.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct NewBug {
+    pub(crate) title: String,
+    pub(crate) description: String,
+    pub(crate) reporter: UserId,
+    pub(crate) assignee: Option<UserId>,
+}
+
+/// What somebody wants to say.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct NewComment {
+    pub(crate) bug: BugId,
+    pub(crate) author: UserId,
+    pub(crate) text: String,
+}
+
+/// Which bugs are asked for.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Filter {
+    pub(crate) status: Option<Status>,
+    pub(crate) reporter: Option<UserId>,
+    pub(crate) assignee: Option<UserId>,
+}
+
+/// One page of a list.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Page<'a> {
+    /// How many there are on it at most.
+    pub(crate) size: u32,
+    /// The id of the one before the first.
+    pub(crate) after: Option<&'a str>,
+}
+
+/// Reports a bug and queues the mails that `notify` writes: all or nothing. Says whether it is new, or was made by
+/// the same request before.
+///
+/// # Errors
+/// The idempotency key of `ctx` was used with another request.
+pub(crate) async fn create(
+    database: &Database,
+    ctx: &Context,
+    new: NewBug,
+    notify: impl FnOnce(&Bug) -> Vec<Mail>,
+) -> Result<(Bug, bool), Error> {
+    let mut transaction = database.write().await?;
+    if let Some(id) = made_before(&mut transaction, ctx, "create", &new).await? {
+        let made = find(&mut transaction, &BugId(id)).await?;
+        return Ok((made.ok_or_else(no_bug)?, false));
+    }
+    let id = Uuid::now_v7().to_string();
+    remember(&mut transaction, ctx, "create", &new, &id).await?;
+    let row: BugRow = sqlx::query_as(
+        "INSERT INTO bugs (id, title, description, reporter, assignee, status, created_at, updated_at) \
+         VALUES (?1, ?2, ?3, ?4, ?5, 'open', ?6, ?6) \
+         RETURNING id, title, description, reporter, assignee, status, created_at, updated_at",
+    )
+    .bind(id)
+    .bind(new.title)
+    .bind(new.description)
+    .bind(new.reporter.0)
+    .bind(new.assignee.map(|user| user.0))
+    .bind(sqlite::now())
+    .fetch_one(&mut *transaction)
+    .await?;
+    let bug = bug(row)?;
+    for mail in notify(&bug) {
+        Queued::put(&mut transaction, ctx, &mail).await?;
+    }
+    transaction.commit().await?;
+    Ok((bug, true))
+}
+
+/// The bug with this id.
+pub(crate) async fn get(database: &Database, id: &BugId) -> Result<Bug, Error> {
+    let mut connection = database.read().acquire().await?;
+    find(&mut connection, id).await?.ok_or_else(no_bug)
+}
+
+async fn find(connection: &mut SqliteConnection, id: &BugId) -> Result<Option<Bug>, Error> {
+    let row: Option<BugRow> = sqlx::query_as(
+        "SELECT id, title, description, reporter, assignee, status, created_at, updated_at \
+         FROM bugs WHERE id = ?",
+    )
+    .bind(&id.0)
+    .fetch_optional(connection)
+    .await?;
+    row.map(bug).transpose()
+}
+
+fn no_bug() -> Error {
+    Error::not_found("there is no bug with this id")
+}
+
+/// The bugs of one page.
+pub(crate) async fn list(
+    database: &Database,
+    filter: Filter,
+    page: Page<'_>,
+) -> Result<BugPage, Error> {
+    let after = sequence(database, "SELECT seq FROM bugs WHERE id = ?", page.after).await?;
+    let rows: Vec<BugRow> = sqlx::query_as(
+        "SELECT id, title, description, reporter, assignee, status, created_at, updated_at \
+         FROM bugs WHERE seq > ?1 AND (?2 IS NULL OR status = ?2) \
+         AND (?3 IS NULL OR reporter = ?3) AND (?4 IS NULL OR assignee = ?4) \
+         ORDER BY seq LIMIT ?5",
+    )
+    .bind(after)
+    .bind(filter.status.map(Status::as_str))
+    .bind(filter.reporter.map(|user| user.0))
+    .bind(filter.assignee.map(|user| user.0))
+    .bind(i64::from(page.size) + 1)
+    .fetch_all(database.read())
+    .await?;
+    let (rows, more) = cut(rows, page.size);
+    let bugs = rows.into_iter().map(bug).collect::<Result<Vec<_>, _>>()?;
+    let last = bugs.last().filter(|_| more);
+    Ok(BugPage {
+        next_page_token: last.map(|bug| bug.id.0.clone()),
+        bugs,
+    })
+}
+
+/// Gives a bug to `assignee` and queues the mails that `notify` writes, all or nothing. Says whether anything
+/// changed.
+pub(crate) async fn assign(
+    database: &Database,
+    ctx: &Context,
+    id: &BugId,
+    assignee: &UserId,
+    notify: impl FnOnce(&Bug) -> Vec<Mail>,
+) -> Result<(Bug, bool), Error> {
+    let mut transaction = database.write().await?;
+    let bug = find(&mut transaction, id).await?.ok_or_else(no_bug)?;
+    if bug.assignee.as_ref() == Some(assignee) {
+        return Ok((bug, false));
+    }
+    sqlx::query("UPDATE bugs SET assignee = ?, updated_at = ? WHERE id = ?")
+        .bind(&assignee.0)
+        .bind(sqlite::now())
+        .bind(&id.0)
+        .execute(&mut *transaction)
+        .await?;
+    let bug = find(&mut transaction, id).await?.ok_or_else(no_bug)?;
+    for mail in notify(&bug) {
+        Queued::put(&mut transaction, ctx, &mail).await?;
+    }
+    transaction.commit().await?;
+    Ok((bug, true))
+}
+
+/// Changes a bug's status, if that is allowed. Says whether anything changed.
+pub(crate) async fn set_status(
+    database: &Database,
+    id: &BugId,
+    status: Status,
+) -> Result<(Bug, bool), Error> {
+    let mut transaction = database.write().await?;
+    let bug = find(&mut transaction, id).await?.ok_or_else(no_bug)?;
+    if bug.status == status {
+        return Ok((bug, false));
+    }
+    bug.status.check_change(status)?;
+    sqlx::query("UPDATE bugs SET status = ?, updated_at = ? WHERE id = ?")
+        .bind(status.as_str())
+        .bind(sqlite::now())
+        .bind(&id.0)
+        .execute(&mut *transaction)
+        .await?;
+    let bug = find(&mut transaction, id).await?.ok_or_else(no_bug)?;
+    transaction.commit().await?;
+    Ok((bug, true))
+}
+
+type CommentRow = (String, String, String, String, i64);
+
+fn comment((id, bug, author, text, created_at): CommentRow) -> Comment {
+    Comment {
+        id,
+        bug: BugId(bug),
+        author: UserId(author),
+        text,
+        created_at: sqlite::rfc3339(created_at),
+    }
+}
+
+/// Adds a comment. Says whether it is new, or was made by the same request before.
+///
+/// # Errors
+/// There is no such bug; the idempotency key of `ctx` was used with another request.
+pub(crate) async fn add_comment(
+    database: &Database,
+    ctx: &Context,
+    new: NewComment,
+) -> Result<(Comment, bool), Error> {
+    let mut transaction = database.write().await?;
+    if let Some(id) = made_before(&mut transaction, ctx, "comment", &new).await? {
+        let row: CommentRow =
+            sqlx::query_as("SELECT id, bug, author, text, created_at FROM comments WHERE id = ?")
+                .bind(id)
+                .fetch_one(&mut *transaction)
+                .await?;
+        return Ok((comment(row), false));
+    }
+    find(&mut transaction, &new.bug).await?.ok_or_else(no_bug)?;
+    let id = Uuid::now_v7().to_string();
+    remember(&mut transaction, ctx, "comment", &new, &id).await?;
+    let row = (id, new.bug.0, new.author.0, new.text, sqlite::now());
+    sqlx::query("INSERT INTO comments (id, bug, author, text, created_at) VALUES (?, ?, ?, ?, ?)")
+        .bind(&row.0)
+        .bind(&row.1)
+        .bind(&row.2)
+        .bind(&row.3)
+        .bind(row.4)
+        .execute(&mut *transaction)
+        .await?;
+    transaction.commit().await?;
+    Ok((comment(row), true))
+}
+
+/// The comments of one page.
+pub(crate) async fn comments(
+    database: &Database,
+    bug: &BugId,
+    page: Page<'_>,
+) -> Result<CommentPage, Error> {
+    get(database, bug).await?;
+    let after = sequence(
+        database,
+        "SELECT seq FROM comments WHERE id = ?",
+        page.after,
+    )
+    .await?;
+    let rows: Vec<CommentRow> = sqlx::query_as(
+        "SELECT id, bug, author, text, created_at FROM comments \
+         WHERE bug = ? AND seq > ? ORDER BY seq LIMIT ?",
+    )
+    .bind(&bug.0)
+    .bind(after)
+    .bind(i64::from(page.size) + 1)
+    .fetch_all(database.read())
+    .await?;
+    let (rows, more) = cut(rows, page.size);
+    let comments: Vec<_> = rows.into_iter().map(comment).collect();
+    let last = comments.last().filter(|_| more);
+    Ok(CommentPage {
+        next_page_token: last.map(|comment| comment.id.clone()),
+        comments,
+    })
+}
+
+/// The place after which a page begins.
+async fn sequence(
+    database: &Database,
+    select: &'static str,
+    after: Option<&str>,
+) -> Result<i64, Error> {
+    let Some(id) = after else { return Ok(0) };
+    let sequence = sqlx::query_scalar(select)
+        .bind(id)
+        .fetch_optional(database.read())
+        .await?;
+    sequence.ok_or_else(|| Error::invalid("page_token", "must be one that a list gave"))
+}
+
+/// Takes away the one row more than asked for that tells whether there is a next page.
+fn cut<R>(mut rows: Vec<R>, size: u32) -> (Vec<R>, bool) {
+    let more = rows.len() > size as usize;
+    rows.truncate(size as usize);
+    (rows, more)
+}
+
+/// What the same request made before, if it did.
+async fn made_before(
+    connection: &mut SqliteConnection,
+    ctx: &Context,
+    method: &str,
+    request: &impl Serialize,
+) -> Result<Option<String>, Error> {
+    let Some(key) = &ctx.idempotency_key else {
+        return Ok(None);
+    };
+    let row: Option<(String, String)> =
+        sqlx::query_as("SELECT request, made FROM requests WHERE idempotency_key = ?")
+            .bind(key.as_str())
+            .fetch_optional(connection)
+            .await?;
+    match row {
+        None => Ok(None),
+        Some((before, made)) if before == text(method, request)? => Ok(Some(made)),
+        Some(_) => {
+            let rule = "was used for another request before";
+            Err(Error::invalid("idempotency-key", rule))
+        }
+    }
+}
+
+/// Keeps what a request makes, for when it comes again.
+async fn remember(
+    connection: &mut SqliteConnection,
+    ctx: &Context,
+    method: &str,
+    request: &impl Serialize,
+    made: &str,
+) -> Result<(), Error> {
+    if let Some(key) = &ctx.idempotency_key {
+        sqlx::query("INSERT INTO requests (idempotency_key, request, made) VALUES (?, ?, ?)")
+            .bind(key.as_str())
+            .bind(text(method, request)?)
+            .bind(made)
+            .execute(connection)
+            .await?;
+    }
+    Ok(())
+}
+
+fn text(method: &str, request: &impl Serialize) -> Result<String, Error> {
+    serde_json::to_string(&(method, request)).map_err(Error::internal)
+}
