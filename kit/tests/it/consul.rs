@@ -1,1 +1,297 @@
-//! To come.
+//! Discovery and registration against a real Consul agent.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use kit::{
+    discovery::{Check, Consul, ConsulConfig, Instance, Registered},
+    endpoint::{Discovery, Snapshot, Watch},
+    event::{Event, Observer},
+    name::ServiceName,
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+    sync::mpsc,
+    task::AbortHandle,
+    time::timeout,
+};
+
+use crate::support::consul::Agent;
+
+/// What is waited for comes within a second or three; a busy machine is given more.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// An instance whose check says what a test wants.
+struct Healthy {
+    address: SocketAddr,
+    well: Arc<AtomicBool>,
+    task: AbortHandle,
+}
+
+impl Healthy {
+    async fn listen() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let well = Arc::new(AtomicBool::new(true));
+        let says = Arc::clone(&well);
+        let task = tokio::spawn(async move {
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let _ = stream.read(&mut [0; 1024]).await;
+                let status = if says.load(SeqCst) { 200 } else { 503 };
+                let answer =
+                    format!("HTTP/1.1 {status} \r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+                let _ = stream.write_all(answer.as_bytes()).await;
+            }
+        });
+        Self {
+            address,
+            well,
+            task: task.abort_handle(),
+        }
+    }
+
+    fn instance(&self, id: &str) -> Instance {
+        Instance {
+            service: users(),
+            id: id.parse().unwrap(),
+            address: self.address.to_string().parse().unwrap(),
+            tags: vec!["test".into()],
+            metadata: BTreeMap::from([("zone".into(), "a".into())]),
+            check: Check {
+                http: format!("http://{}/readyz", self.address).parse().unwrap(),
+                interval: Duration::from_millis(500),
+                timeout: Duration::from_secs(5),
+            },
+        }
+    }
+}
+
+impl Drop for Healthy {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Sends the name of each event, without its fields.
+struct Names(mpsc::UnboundedSender<String>);
+
+impl Observer for Names {
+    fn observe(&self, event: Event<'_>) {
+        let name = format!("{event:?}");
+        let name = name.split_once(' ').map_or(&*name, |(name, _)| name);
+        let _ = self.0.send(name.to_owned());
+    }
+}
+
+struct World {
+    agent: Agent,
+    consul: Consul,
+    events: mpsc::UnboundedReceiver<String>,
+}
+
+impl World {
+    async fn new() -> Self {
+        // Longer than anybody's patience: nothing here is found merely because a question ran out.
+        let wait = Duration::from_secs(300);
+        Self::of(
+            Agent::start().await,
+            ConsulConfig {
+                wait,
+                ..ConsulConfig::default()
+            },
+        )
+    }
+
+    fn of(agent: Agent, config: ConsulConfig) -> Self {
+        let (sender, events) = mpsc::unbounded_channel();
+        let config = ConsulConfig {
+            address: agent.address().parse().unwrap(),
+            ..config
+        };
+        let consul = Consul::new(config, Arc::new(Names(sender))).unwrap();
+        Self {
+            agent,
+            consul,
+            events,
+        }
+    }
+
+    fn register(&self, instance: Instance) -> Registered {
+        self.consul.registration(instance).start()
+    }
+
+    /// Waits for the next event of this name.
+    async fn event(&mut self, name: &str) {
+        timeout(PATIENCE, async {
+            while self.events.recv().await.unwrap() != name {}
+        })
+        .await
+        .unwrap_or_else(|_| panic!("no {name}"));
+    }
+}
+
+fn users() -> ServiceName {
+    "users".parse().unwrap()
+}
+
+/// Waits until so many endpoints are found.
+async fn until(watch: &mut Watch, count: usize) -> Snapshot {
+    timeout(PATIENCE, async {
+        loop {
+            match watch.see() {
+                Some(set) if set.len() == count => return set,
+                _ => watch.changed().await,
+            }
+        }
+    })
+    .await
+    .unwrap_or_else(|_| panic!("{count} endpoints were expected: {watch:?}"))
+}
+
+#[tokio::test]
+async fn an_instance_is_found_from_its_registration_to_its_deregistration() {
+    let mut world = World::new().await;
+    let mut watch = world.consul.watch(&users());
+    until(&mut watch, 0).await;
+    let [first, second] = [Healthy::listen().await, Healthy::listen().await];
+    let registered = world.register(first.instance("users-1"));
+    let set = until(&mut watch, 1).await;
+    assert_eq!(set[0].address, first.address.to_string());
+    assert_eq!(set[0].metadata["zone"], "a");
+    let other = world.register(second.instance("users-2"));
+    until(&mut watch, 2).await;
+    registered.deregister().await.unwrap();
+    let set = until(&mut watch, 1).await;
+    assert_eq!(set[0].address, second.address.to_string());
+    other.deregister().await.unwrap();
+    until(&mut watch, 0).await;
+    world.event("Deregistered").await;
+}
+
+#[tokio::test]
+async fn an_instance_whose_check_fails_is_not_found_until_it_is_well_again() {
+    let world = World::new().await;
+    let mut watch = world.consul.watch(&users());
+    let instance = Healthy::listen().await;
+    let _registered = world.register(instance.instance("users-1"));
+    until(&mut watch, 1).await;
+    instance.well.store(false, SeqCst);
+    until(&mut watch, 0).await;
+    instance.well.store(true, SeqCst);
+    until(&mut watch, 1).await;
+}
+
+#[tokio::test]
+async fn an_agent_that_forgot_everything_is_told_again_and_followed_again() {
+    let mut world = World::new().await;
+    let mut watch = world.consul.watch(&users());
+    let [first, second] = [Healthy::listen().await, Healthy::listen().await];
+    // Every write raises the agent's index, so that of the old agent is far beyond that of the new one.
+    for _ in 0..100 {
+        world.agent.put("/v1/kv/x").await.unwrap();
+    }
+    let registered = world.register(first.instance("users-1"));
+    until(&mut watch, 1).await;
+    world.event("Registered").await;
+    world.agent.kill().await;
+    world.agent.start_again().await;
+    world.event("Registered").await;
+    let _second = world.register(second.instance("users-2"));
+    until(&mut watch, 2).await;
+    drop(registered);
+}
+
+#[tokio::test]
+async fn while_the_agent_is_down_the_last_good_set_stays() {
+    for politely in [false, true] {
+        let mut world = World::new().await;
+        let mut watch = world.consul.watch(&users());
+        let instance = Healthy::listen().await;
+        let registered = world.register(instance.instance("users-1"));
+        let before = until(&mut watch, 1).await;
+        if politely {
+            world.agent.terminate().await;
+        } else {
+            world.agent.kill().await;
+        }
+        for _ in 0..3 {
+            world.event("DiscoveryFailed").await;
+        }
+        assert_eq!(watch.current().as_ref(), Some(&before), "{politely}");
+        assert!(!watch.has_changed(), "{politely}");
+        assert!(registered.deregister().await.is_err());
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_starts_before_its_agent_finds_it_when_it_comes() {
+    let mut world = World::new().await;
+    world.agent.kill().await;
+    let mut watch = world.consul.watch(&users());
+    let instance = Healthy::listen().await;
+    let mut registered = world.register(instance.instance("users-1"));
+    world.event("RegistrationFailed").await;
+    assert_eq!(watch.current(), None);
+    world.agent.start_again().await;
+    timeout(PATIENCE, registered.registered()).await.unwrap();
+    until(&mut watch, 1).await;
+}
+
+#[tokio::test]
+async fn an_instance_that_starts_again_takes_the_place_of_the_one_before() {
+    let world = World::new().await;
+    let mut watch = world.consul.watch(&users());
+    let [before, after] = [Healthy::listen().await, Healthy::listen().await];
+    // Dropped without a word, as by a crash.
+    let crashed = world.register(before.instance("users-1"));
+    let old = until(&mut watch, 1).await;
+    drop(crashed);
+    let _registered = world.register(after.instance("users-1"));
+    let new = timeout(PATIENCE, async {
+        loop {
+            match watch.see() {
+                Some(set) if set.len() == 1 && set != old => return set,
+                _ => watch.changed().await,
+            }
+        }
+    });
+    let new = new.await.unwrap();
+    assert_eq!(new[0].id, old[0].id);
+    assert_eq!(new[0].address, after.address.to_string());
+}
+
+#[tokio::test]
+async fn a_token_that_is_refused_leaves_the_set_unknown_and_the_right_one_finds_all() {
+    const ACL: &str = r#"
+        acl { enabled = true default_policy = "deny"
+              tokens { master = "5ebd4a32-0c00-4f3a-8f3c-0d4f0d7b7e11" } }"#;
+    let agent = Agent::start_with(ACL).await;
+    let with = |token: &str| ConsulConfig {
+        address: agent.address().parse().unwrap(),
+        token: Some(token.parse().unwrap()),
+        ..ConsulConfig::default()
+    };
+    let (sender, mut events) = mpsc::unbounded_channel();
+    let wrong = Consul::new(with("wrong"), Arc::new(Names(sender))).unwrap();
+    let watch = wrong.watch(&users());
+    let event = timeout(PATIENCE, events.recv()).await.unwrap();
+    assert_eq!(event.as_deref(), Some("DiscoveryFailed"));
+    assert_eq!(watch.current(), None);
+
+    let token = with("5ebd4a32-0c00-4f3a-8f3c-0d4f0d7b7e11");
+    let world = World::of(agent, token);
+    let mut watch = world.consul.watch(&users());
+    let instance = Healthy::listen().await;
+    let registered = world.register(instance.instance("users-1"));
+    until(&mut watch, 1).await;
+    registered.deregister().await.unwrap();
+}

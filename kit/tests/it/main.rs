@@ -9,3 +9,4 @@ mod contract;
 mod examples;
 mod server;
 mod service;
+mod support;
