@@ -17,7 +17,9 @@ use std::{
 use config::{Config, Environment, File, FileFormat};
 use serde::{Deserialize, de::DeserializeOwned};
 
-use crate::{discovery::DiscoveryConfig, log::LogConfig, server::ServerConfig};
+use crate::{
+    client::ClientConfig, discovery::DiscoveryConfig, log::LogConfig, server::ServerConfig,
+};
 
 const PREFIX: &str = "KIT_";
 /// Names the file, so it is no key itself.
@@ -32,6 +34,8 @@ pub struct ServiceConfig {
     pub server: ServerConfig,
     /// Where other services are.
     pub discovery: DiscoveryConfig,
+    /// How they are called.
+    pub client: ClientConfig,
     /// How logs are written.
     pub log: LogConfig,
     /// The folder for what it keeps. Default `./data`.
@@ -43,6 +47,7 @@ impl Default for ServiceConfig {
         Self {
             server: ServerConfig::default(),
             discovery: DiscoveryConfig::default(),
+            client: ClientConfig::default(),
             log: LogConfig::default(),
             data: "./data".into(),
         }
@@ -251,7 +256,7 @@ mod tests {
             (
                 "KIT_BOGUS",
                 "1",
-                "configuration: bogus (KIT_BOGUS): unknown field `bogus`, expected one of `server`, `discovery`, `log`, `data`",
+                "configuration: bogus (KIT_BOGUS): unknown field `bogus`, expected one of `server`, `discovery`, `client`, `log`, `data`",
             ),
             (
                 "KIT_DISCOVERY__FIXED__USERS",

@@ -18,6 +18,7 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto,
 };
+use metrics::Gauge;
 use pin_project_lite::pin_project;
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -47,12 +48,14 @@ pub(super) struct Connections {
     http: auto::Builder<TokioExecutor>,
     room: Arc<Semaphore>,
     tasks: JoinSet<()>,
+    /// Shows how many there are.
+    open: Gauge,
     /// Becomes true when no further requests are wanted.
     closing: watch::Sender<bool>,
 }
 
 impl Connections {
-    pub(super) fn new(bounds: Bounds) -> Self {
+    pub(super) fn new(bounds: Bounds, open: Gauge) -> Self {
         let mut http = auto::Builder::new(TokioExecutor::new());
         http.http1()
             .timer(TokioTimer::new())
@@ -72,6 +75,7 @@ impl Connections {
             http,
             room: Arc::new(Semaphore::new(bounds.max_connections)),
             tasks: JoinSet::new(),
+            open,
             closing: watch::Sender::new(false),
         }
     }
@@ -92,6 +96,7 @@ impl Connections {
         B::Error: Into<BoxError>,
     {
         loop {
+            self.open.set(self.tasks.len() as f64);
             let next = async {
                 let room = Arc::clone(&self.room).acquire_owned().await;
                 let room = room.expect("the semaphore is never closed");

@@ -2,6 +2,7 @@
 
 use std::{convert::Infallible, future::Future, time::Duration};
 
+use ::metrics::{Gauge, gauge};
 use bytes::Bytes;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tower_service::Service;
@@ -80,12 +81,12 @@ where
     let metrics = metrics::install();
     metrics.set_build_info(&service, version);
     let admin = Admin::new(metrics.clone(), readiness);
-    let mut admin_connections = Connections::new(Bounds::admin());
+    let mut admin_connections = Connections::new(Bounds::admin(), Gauge::noop());
     let (address, admin_address) = (listeners.address(), listeners.admin_address());
     tracing::info!(service = service.as_str(), version, %address, %admin_address, "listening");
 
     let serve = async {
-        let mut connections = Connections::new(Bounds::of(&config));
+        let mut connections = Connections::new(Bounds::of(&config), gauge!("kit_connections"));
         let registered = tokio::select! {
             never = connections.accept(&listeners.service, app.clone()) => match never {},
             registered = async {
