@@ -10,37 +10,16 @@ use proc_macro::TokenStream;
 /// Makes a server, a client, the request types, the list of methods, an OpenAPI document and the text of the
 /// `.proto` from a trait.
 ///
-/// ```
-/// use kit::{Context, Error};
-///
-/// /// Greets people.
+/// ```text
 /// #[kit::service]
-/// pub trait Greeter {
-///     /// Says hello.
+/// pub trait Users {
+///     /// Creates a user.
+///     async fn create(&self, ctx: Context, email: String) -> Result<User, Error>;
 ///     #[kit(idempotent)]
-///     async fn hello(&self, ctx: Context, name: String) -> Result<Greeting, Error>;
+///     async fn get(&self, ctx: Context, id: String) -> Result<User, Error>;
 /// }
-///
-/// #[derive(Debug, serde::Serialize, serde::Deserialize, kit::Message)]
-/// pub struct Greeting {
-///     pub text: String,
-/// }
-///
-/// struct Polite;
-///
-/// impl Greeter for Polite {
-///     async fn hello(&self, _: Context, name: String) -> Result<Greeting, Error> {
-///         Ok(Greeting { text: format!("Good day, {name}.") })
-///     }
-/// }
-///
-/// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
-/// // The server is a tower service, and any tower service is the client's way to it.
-/// let client = GreeterClient::json(GreeterServer::new(Polite));
-/// let greeting = client.hello(Context::new(), "Ada".into()).await?;
-/// assert_eq!(greeting.text, "Good day, Ada.");
-/// # Ok::<_, Error>(()) }).unwrap();
 /// ```
+/// The module `kit::service` has an example that runs.
 ///
 /// # What it makes
 /// For a trait `Users` with the method `create`:
@@ -56,6 +35,8 @@ use proc_macro::TokenStream;
 /// order; the result is `Result<T, Error>`, where `T` is `()` or derives `kit::Message` and serde's two traits. A
 /// method that is the same done twice as done once is marked `#[kit(idempotent)]`, and only such a method is
 /// retried.
+///
+/// The trait stands in a module, not in a function.
 ///
 /// `#[kit::service(package = "acme.users")]` sets protobuf's package, which is otherwise the name of the trait in
 /// snake case.

@@ -402,3 +402,85 @@ fn newtype(item: &DeriveInput, field: &Field) -> TokenStream {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_misuse_is_told() {
+        for (item, message) in [
+            (
+                quote!(
+                    struct A<T> {
+                        x: T,
+                    }
+                ),
+                "a message has no generics",
+            ),
+            (
+                quote!(
+                    struct A(u32, u32);
+                ),
+                "the fields of a message have names",
+            ),
+            (
+                quote!(
+                    enum A {
+                        B(u32),
+                    }
+                ),
+                "have no data",
+            ),
+            (
+                quote!(
+                    enum A {}
+                ),
+                "needs a variant",
+            ),
+            (quote!(union A { x: u32 }), "a union cannot be a message"),
+            (
+                quote!(
+                    struct A {
+                        #[kit(tag = 0)]
+                        x: u32,
+                    }
+                ),
+                "between 1 and 536870911",
+            ),
+            (
+                quote!(
+                    struct A {
+                        #[kit(tag = 19_500)]
+                        x: u32,
+                    }
+                ),
+                "between 1 and 536870911",
+            ),
+            (
+                quote!(
+                    struct A {
+                        #[kit(tga = 1)]
+                        x: u32,
+                    }
+                ),
+                "the only setting here is `tag",
+            ),
+            (
+                quote!(
+                    struct A {
+                        #[kit(tag = 2)]
+                        x: u32,
+                        y: u32,
+                        #[kit(tag = 3)]
+                        z: u32,
+                    }
+                ),
+                "`y` has the number 3 already",
+            ),
+        ] {
+            let error = expand(item.clone()).unwrap_err().to_string();
+            assert!(error.contains(message), "{item}: {error}");
+        }
+    }
+}

@@ -37,14 +37,32 @@ enum Reply {
 
 pub(crate) fn expand(attribute: TokenStream, item: TokenStream) -> Result<TokenStream> {
     let mut item: ItemTrait = parse2(item)?;
-    let package = package(attribute, &item.ident)?;
-    let methods = methods(&item)?;
+    let checked = package(attribute, &item.ident).and_then(|p| Ok((p, methods(&item)?)));
+    let (package, methods) = match checked {
+        Ok(checked) => checked,
+        Err(mistakes) => return Ok(refuse(item, mistakes)),
+    };
     declare(&mut item, &methods);
 
     let server = server(&item, &methods);
     let client = client(&item, &methods);
     let module = module(&item, &methods, &package);
     Ok(quote! { #item #server #client #module })
+}
+
+/// The mistakes, and the trait as it stands, so that its implementations are not told to be mistakes too.
+fn refuse(mut item: ItemTrait, mistakes: Error) -> TokenStream {
+    for item in &mut item.items {
+        if let TraitItem::Fn(function) = item {
+            function.attrs.retain(|a| !a.path().is_ident("kit"));
+        }
+    }
+    let mistakes = mistakes.into_compile_error();
+    quote! {
+        #mistakes
+        #[allow(async_fn_in_trait, dead_code, unused_variables, reason = "it is not what it should be")]
+        #item
+    }
 }
 
 /// `package = "..."`, or the trait's own name.
@@ -172,8 +190,7 @@ fn method(item: &TraitItemFn) -> Result<Method> {
     let mut inputs = signature.inputs.iter();
     match inputs.next() {
         Some(FnArg::Receiver(receiver))
-            if receiver.mutability.is_none()
-                && matches!(receiver.kind, ReceiverKind::Reference(..)) => {}
+            if matches!(receiver.kind, ReceiverKind::Reference(_, _, None)) => {}
         Some(FnArg::Receiver(receiver)) => {
             mistakes.add(receiver.span(), "a method of a service takes `&self`");
         }
@@ -242,7 +259,7 @@ fn is_named(ty: &Type, name: &str) -> bool {
 fn binding(pattern: &Pat, otherwise: &str) -> Result<Ident> {
     match pattern {
         Pat::Ident(pat) if pat.subpat.is_none() && pat.by_ref.is_none() => Ok(pat.ident.clone()),
-        Pat::Wild(_) if !otherwise.is_empty() => Ok(Ident::new(otherwise, pattern.span())),
+        Pat::Wild(_) if !otherwise.is_empty() => Ok(Ident::new(otherwise, Span::mixed_site())),
         _ => Err(Error::new(
             pattern.span(),
             "an argument has a name, which is the name of its field in the request",
@@ -331,6 +348,9 @@ fn server(item: &ItemTrait, methods: &[Method]) -> TokenStream {
     let name = format_ident!("{}Server", service);
     let about =
         format!("Serves [`{service}`] as JSON over HTTP and as gRPC. Clones share one handler.");
+    // Of the macro's own, so that an argument may have the same name.
+    let [handler, ctx, incoming] =
+        ["handler", "ctx", "incoming"].map(|name| Ident::new(name, Span::mixed_site()));
     let calls = methods.iter().enumerate().map(|(at, method)| {
         let (function, request) = (&method.name, request_name(method));
         let fields: Vec<_> = method.arguments.iter().map(|a| &a.name).collect();
@@ -344,9 +364,9 @@ fn server(item: &ItemTrait, methods: &[Method]) -> TokenStream {
             ::core::result::Result::Ok(#at) => {
                 ::kit::service::server::unary(
                     &#module::METHODS[#at],
-                    request,
-                    |ctx, #module::#request { #(#fields),* }| async move {
-                        #service::#function(&*handler, ctx, #(#fields),*).await #reply
+                    #incoming,
+                    |#ctx, #module::#request { #(#fields),* }| async move {
+                        #service::#function(&*#handler, #ctx, #(#fields),*).await #reply
                     },
                 )
                 .await
@@ -358,29 +378,29 @@ fn server(item: &ItemTrait, methods: &[Method]) -> TokenStream {
         #[doc = #about]
         #unused
         #[derive(Debug)]
-        #vis struct #name<T> {
-            handler: ::std::sync::Arc<T>,
+        #vis struct #name<KitHandler> {
+            handler: ::std::sync::Arc<KitHandler>,
         }
 
-        impl<T> ::core::clone::Clone for #name<T> {
+        impl<KitHandler> ::core::clone::Clone for #name<KitHandler> {
             fn clone(&self) -> Self {
                 Self { handler: ::std::sync::Arc::clone(&self.handler) }
             }
         }
 
         #unused
-        impl<T: #service> #name<T> {
+        impl<KitHandler: #service> #name<KitHandler> {
             /// Serves `handler`.
-            pub fn new(handler: T) -> Self {
+            pub fn new(handler: KitHandler) -> Self {
                 Self { handler: ::std::sync::Arc::new(handler) }
             }
         }
 
-        impl<T, B> ::kit::service::generated::tower_service::Service<::kit::service::generated::http::Request<B>>
-            for #name<T>
+        impl<KitHandler, KitBody> ::kit::service::generated::tower_service::Service<::kit::service::generated::http::Request<KitBody>>
+            for #name<KitHandler>
         where
-            T: #service,
-            B: ::kit::service::server::RequestBody,
+            KitHandler: #service,
+            KitBody: ::kit::service::server::RequestBody,
         {
             type Response = ::kit::service::generated::http::Response<::kit::Body>;
             type Error = ::core::convert::Infallible;
@@ -395,18 +415,18 @@ fn server(item: &ItemTrait, methods: &[Method]) -> TokenStream {
 
             fn call(
                 &mut self,
-                request: ::kit::service::generated::http::Request<B>,
+                #incoming: ::kit::service::generated::http::Request<KitBody>,
             ) -> Self::Future {
-                let handler = ::std::sync::Arc::clone(&self.handler);
+                let #handler = ::std::sync::Arc::clone(&self.handler);
                 ::std::boxed::Box::pin(async move {
                     ::core::result::Result::Ok(
-                        match ::kit::service::server::route(#module::METHODS, &request) {
+                        match ::kit::service::server::route(#module::METHODS, &#incoming) {
                             #(#calls)*
                             ::core::result::Result::Ok(_) => {
                                 ::core::unreachable!("a route is one of the methods")
                             }
                             ::core::result::Result::Err(refusal) => {
-                                refusal.into_response(::kit::wire::Wire::of(request.headers()))
+                                refusal.into_response(::kit::wire::Wire::of(#incoming.headers()))
                             }
                         },
                     )
@@ -431,13 +451,16 @@ fn client(item: &ItemTrait, methods: &[Method]) -> TokenStream {
             },
             Reply::Message(_) => quote!(),
         };
-        // The error type is the kit's own; where it is not, that is told at the type.
+        // Where the error type is not the kit's own, that is told at the type.
+        let answer = Ident::new("answer", output.span().resolved_at(Span::mixed_site()));
         quote_spanned! {output.span()=>
             async fn #function(&self, #ctx: ::kit::Context, #(#names: #types),*) -> #output {
-                self.caller
+                let #answer: ::core::result::Result<_, ::kit::Error> = self
+                    .caller
                     .unary(&#module::METHODS[#at], #ctx, #module::#request { #(#names),* })
                     .await
-                    #reply
+                    #reply;
+                #answer
             }
         }
     });
@@ -446,24 +469,24 @@ fn client(item: &ItemTrait, methods: &[Method]) -> TokenStream {
         #[doc = #about]
         #unused
         #[derive(Clone, Debug)]
-        #vis struct #name<S> {
-            caller: ::kit::service::client::Caller<S>,
+        #vis struct #name<KitStack> {
+            caller: ::kit::service::client::Caller<KitStack>,
         }
 
         #unused
-        impl<S: ::kit::service::client::Stack> #name<S> {
+        impl<KitStack: ::kit::service::client::Stack> #name<KitStack> {
             /// Calls through `stack` as JSON over HTTP.
-            pub fn json(stack: S) -> Self {
+            pub fn json(stack: KitStack) -> Self {
                 Self { caller: ::kit::service::client::Caller::new(stack, ::kit::wire::Wire::Json) }
             }
 
             /// Calls through `stack` as gRPC, which needs HTTP/2.
-            pub fn grpc(stack: S) -> Self {
+            pub fn grpc(stack: KitStack) -> Self {
                 Self { caller: ::kit::service::client::Caller::new(stack, ::kit::wire::Wire::Grpc) }
             }
         }
 
-        impl<S: ::kit::service::client::Stack> #service for #name<S> {
+        impl<KitStack: ::kit::service::client::Stack> #service for #name<KitStack> {
             #(#functions)*
         }
     }
@@ -572,5 +595,177 @@ fn module(item: &ItemTrait, methods: &[Method], package: &str) -> TokenStream {
                 describe().proto()
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is told about a trait with this inside.
+    fn told(attribute: TokenStream, inside: TokenStream) -> String {
+        let item = quote!(pub trait Users { #inside });
+        expand(attribute, item).unwrap().to_string()
+    }
+
+    #[test]
+    fn each_misuse_of_a_method_is_told() {
+        for (method, message) in [
+            (
+                quote!(
+                    async fn a(ctx: Context) -> Result<(), Error>;
+                ),
+                "takes `&self` first",
+            ),
+            (
+                quote!(
+                    async fn a(self, ctx: Context) -> Result<(), Error>;
+                ),
+                "takes `&self`",
+            ),
+            (
+                quote!(
+                    async fn a(&mut self, ctx: Context) -> Result<(), Error>;
+                ),
+                "takes `&self`",
+            ),
+            (
+                quote!(
+                    fn a(&self, ctx: Context) -> Result<(), Error>;
+                ),
+                "is an `async fn`",
+            ),
+            (
+                quote!(
+                    async fn a(&self) -> Result<(), Error>;
+                ),
+                "takes `ctx: Context` after `&self`",
+            ),
+            (
+                quote!(
+                    async fn a(&self, x: u32) -> Result<(), Error>;
+                ),
+                "takes `ctx: Context` after `&self`",
+            ),
+            (
+                quote!(
+                    async fn a(&self, ctx: Context);
+                ),
+                "returns `Result<T, Error>`",
+            ),
+            (
+                quote!(
+                    async fn a(&self, ctx: Context) -> User;
+                ),
+                "returns `Result<T, Error>`",
+            ),
+            (
+                quote!(
+                    async fn a(&self, ctx: Context) -> Result;
+                ),
+                "returns `Result<T, Error>`",
+            ),
+            (
+                quote!(
+                    async fn a<T>(&self, ctx: Context, x: T) -> Result<(), Error>;
+                ),
+                "has no generics",
+            ),
+            (
+                quote!(
+                    async fn a(&self, ctx: Context, x: &str) -> Result<(), Error>;
+                ),
+                "an argument is owned",
+            ),
+            (
+                quote!(
+                    async fn a(&self, ctx: Context, x: impl Copy) -> Result<(), Error>;
+                ),
+                "has one type",
+            ),
+            (
+                quote!(
+                    async fn a(&self, ctx: Context, (x, y): (A, B)) -> Result<(), Error>;
+                ),
+                "has a name",
+            ),
+            (
+                quote!(
+                    async fn a(&self, ctx: Context) -> Result<(), Error> {
+                        Ok(())
+                    }
+                ),
+                "has no body here",
+            ),
+            (
+                quote!(
+                    async fn _a(&self, ctx: Context) -> Result<(), Error>;
+                ),
+                "part of its route",
+            ),
+            (
+                quote!(
+                    #[kit(retry)]
+                    async fn a(&self, ctx: Context) -> Result<(), Error>;
+                ),
+                "may be `idempotent`",
+            ),
+            (
+                quote!(
+                    type A;
+                ),
+                "methods only",
+            ),
+            (
+                quote! {
+                    async fn get_it(&self, ctx: Context) -> Result<(), Error>;
+                    async fn get__it(&self, ctx: Context) -> Result<(), Error>;
+                },
+                "two methods answer at the same route",
+            ),
+        ] {
+            let told = told(quote!(), method.clone());
+            assert!(told.contains("compile_error"), "{method}");
+            assert!(told.contains(message), "{method}: {told}");
+        }
+    }
+
+    #[test]
+    fn each_misuse_of_the_attribute_is_told() {
+        for (attribute, message) in [
+            (
+                quote!(pakage = "users"),
+                "the only setting here is `package",
+            ),
+            (quote!(package = "Users"), "lower-case words"),
+            (quote!(package = "users."), "lower-case words"),
+            (quote!(package = ""), "lower-case words"),
+        ] {
+            let told = told(attribute, quote!());
+            assert!(told.contains(message), "{told}");
+        }
+        let generic = expand(
+            quote!(),
+            quote!(
+                trait Users<T> {}
+            ),
+        )
+        .unwrap();
+        assert!(generic.to_string().contains("has no generics"));
+    }
+
+    #[test]
+    fn all_mistakes_are_told_at_once_and_the_trait_stays() {
+        let told = told(
+            quote!(),
+            quote! {
+                #[kit(idempotent)]
+                fn a(&self, ctx: Context) -> Result<(), Error>;
+                async fn b(&self) -> Result<(), Error>;
+            },
+        );
+        assert_eq!(told.matches("compile_error").count(), 2);
+        assert!(told.contains("pub trait Users"));
+        assert!(!told.contains("idempotent"));
     }
 }

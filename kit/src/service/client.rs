@@ -19,7 +19,7 @@ use crate::{
 const ANSWER_LIMIT: usize = 4 * 1024 * 1024;
 
 /// What a generated client calls through: any tower service from `http::Request<kit::Body>` to a response, such as
-/// [`client::Client`](crate::client::Client). There is nothing to implement.
+/// `kit::client::Client`. There is nothing to implement.
 pub trait Stack: Clone + Send + Sync + 'static {
     /// What its responses bring.
     type Body: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send;

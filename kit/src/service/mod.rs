@@ -1,6 +1,41 @@
 //! What [`#[kit::service]`](macro@crate::service) and [`kit::Message`](derive@crate::Message) make code for: one
 //! trait, served and called as JSON over HTTP and as gRPC, on one port.
 //!
+//! ```
+//! use kit::{Context, Error};
+//!
+//! /// Greets people.
+//! #[kit::service]
+//! pub trait Greeter {
+//!     /// Says hello.
+//!     #[kit(idempotent)]
+//!     async fn hello(&self, ctx: Context, name: String) -> Result<Greeting, Error>;
+//! }
+//!
+//! #[derive(Debug, serde::Serialize, serde::Deserialize, kit::Message)]
+//! pub struct Greeting {
+//!     pub text: String,
+//! }
+//!
+//! struct Polite;
+//!
+//! impl Greeter for Polite {
+//!     async fn hello(&self, _: Context, name: String) -> Result<Greeting, Error> {
+//!         Ok(Greeting { text: format!("Good day, {name}.") })
+//!     }
+//! }
+//!
+//! # fn main() -> Result<(), Error> {
+//! # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+//! // The server is a tower service, and any tower service is a client's way to its server.
+//! let server = GreeterServer::new(Polite);
+//! let client = GreeterClient::grpc(server);
+//! let greeting = client.hello(Context::new(), "Ada".into()).await?;
+//! assert_eq!(greeting.text, "Good day, Ada.");
+//! assert!(greeter::proto().contains("rpc Hello(HelloRequest) returns (Greeting)"));
+//! # Ok(()) }) }
+//! ```
+//!
 //! The macro emits little. What is the same for every service is here: [`server`] and [`client`] do one call each
 //! way, [`message`] is protobuf, [`schema`] describes a service, and the `.proto` text and the OpenAPI document are
 //! made from that description.

@@ -374,3 +374,44 @@ async fn a_refusal_of_the_stack_is_told_as_what_it_is() {
         Some(&kit::Rejection::Overloaded { limit: 3 })
     );
 }
+
+/// Arguments with the names that generated code might use for itself.
+#[kit::service]
+pub(crate) trait Names {
+    async fn take(
+        &self,
+        _: Context,
+        request: String,
+        handler: String,
+        ctx: String,
+        incoming: String,
+        answer: String,
+    ) -> Result<Note, Error>;
+}
+
+struct Joined;
+
+impl Names for Joined {
+    async fn take(
+        &self,
+        _: Context,
+        request: String,
+        handler: String,
+        ctx: String,
+        incoming: String,
+        answer: String,
+    ) -> Result<Note, Error> {
+        let text = request + &handler + &ctx + &incoming + &answer;
+        Ok(Note { text, weight: 0.0 })
+    }
+}
+
+#[tokio::test]
+async fn an_argument_may_have_any_name() {
+    let server = NamesServer::new(Joined);
+    for client in [NamesClient::json(server.clone()), NamesClient::grpc(server)] {
+        let [a, b, c, d, e] = ["a", "b", "c", "d", "e"].map(str::to_owned);
+        let note = client.take(Context::new(), a, b, c, d, e).await;
+        assert_eq!(note.unwrap().text, "abcde");
+    }
+}
