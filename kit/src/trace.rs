@@ -401,3 +401,102 @@ impl fmt::Display for Unknown<'_> {
         write!(f, "{:.20} {:.120}", method.as_str(), uri.path())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tower::{ServiceBuilder, ServiceExt, service_fn};
+
+    use super::*;
+
+    const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    const TRACE_ID: &str = "0af7651916cd43dd8448eb211c80319c";
+
+    /// What arrives behind `layer`.
+    async fn behind<L>(layer: L, request: Request<()>) -> (HeaderMap, Context)
+    where
+        L: Layer<tower::util::BoxCloneService<Request<()>, Response<()>, BoxError>>,
+        L::Service: Service<Request<()>, Response = Response<()>, Error = BoxError>,
+    {
+        let (sender, mut seen) = tokio::sync::mpsc::unbounded_channel();
+        let inner = service_fn(move |request: Request<()>| {
+            let (parts, ()) = request.into_parts();
+            sender
+                .send((parts.headers, Context::of(&parts.extensions)))
+                .unwrap();
+            async { Ok(Response::new(())) }
+        });
+        let service = layer.layer(tower::util::BoxCloneService::new(inner));
+        service.oneshot(request).await.unwrap();
+        seen.recv().await.unwrap()
+    }
+
+    fn parse(headers: &HeaderMap) -> TraceContext {
+        headers[TRACEPARENT].to_str().unwrap().parse().unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_request_goes_on_in_the_trace_it_came_with() {
+        let request = Request::builder()
+            .header(TRACEPARENT, PARENT)
+            .header(PREVIOUS_ATTEMPTS, "2")
+            .header(IDEMPOTENCY_KEY, "abc")
+            .body(())
+            .unwrap();
+        let (_, context) = behind(TraceLayer::inbound(), request).await;
+        let trace = context.trace.unwrap();
+        assert_eq!(trace.trace_id().to_string(), TRACE_ID);
+        assert_ne!(trace.to_string(), PARENT, "in a span of its own");
+        assert_eq!(context.previous_attempts, 2);
+        assert_eq!(context.idempotency_key.unwrap().as_str(), "abc");
+    }
+
+    #[tokio::test]
+    async fn headers_that_are_not_valid_are_as_if_they_were_not_there() {
+        let request = Request::builder()
+            .header(TRACEPARENT, "00-xyz")
+            .header(PREVIOUS_ATTEMPTS, "-1")
+            .header(IDEMPOTENCY_KEY, "")
+            .body(())
+            .unwrap();
+        let (_, context) = behind(TraceLayer::inbound(), request).await;
+        assert!(context.trace.is_some());
+        assert_eq!(context.previous_attempts, 0);
+        assert_eq!(context.idempotency_key, None);
+    }
+
+    #[tokio::test]
+    async fn a_call_and_its_attempt_are_spans_of_the_callers_trace() {
+        let mut request = Request::new(());
+        let context = Context::of_mut(request.extensions_mut());
+        context.trace = Some(PARENT.parse().unwrap());
+        context.previous_attempts = 1;
+        context.idempotency_key = Some("abc".parse().unwrap());
+        let call = || TraceLayer::outbound("users".parse().unwrap());
+        let (headers, context) = behind(call(), request.clone()).await;
+        assert_eq!(parse(&headers), context.trace.unwrap());
+        let both = ServiceBuilder::new()
+            .layer(call())
+            .layer(TraceLayer::attempt());
+        let (headers, context) = behind(both, request).await;
+        let trace = parse(&headers);
+        assert_eq!(trace, context.trace.unwrap());
+        assert_eq!(trace.trace_id().to_string(), TRACE_ID);
+        assert_eq!(headers.get_all(TRACEPARENT).iter().count(), 1);
+        assert_eq!(headers[PREVIOUS_ATTEMPTS], "1");
+        assert_eq!(headers[IDEMPOTENCY_KEY], "abc");
+    }
+
+    #[tokio::test]
+    async fn a_call_that_begins_here_begins_a_trace() {
+        let (headers, context) = behind(TraceLayer::attempt(), Request::new(())).await;
+        assert_eq!(parse(&headers), context.trace.unwrap());
+        assert!(!headers.contains_key(PREVIOUS_ATTEMPTS));
+    }
+
+    #[test]
+    fn what_somebody_sent_is_cut_in_the_log() {
+        let uri: Uri = format!("/{}?secret", "x".repeat(500)).parse().unwrap();
+        let text = Unknown(&http::Method::GET, &uri).to_string();
+        assert_eq!(text.len(), "GET ".len() + 120);
+    }
+}

@@ -201,3 +201,123 @@ impl Visit for Fields {
         self.add(field.name(), format!("{value:?}").into());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    #[derive(Clone, Debug, Default)]
+    struct Kept(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Kept {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl<'a> MakeWriter<'a> for Kept {
+        type Writer = Self;
+
+        fn make_writer(&'a self) -> Self {
+            self.clone()
+        }
+    }
+
+    /// What `f` logs, without the time.
+    fn logged(format: Format, colour: bool, f: impl FnOnce()) -> String {
+        let kept = Kept::default();
+        let lines = Lines {
+            format,
+            colour,
+            writer: kept.clone(),
+        };
+        let subscriber = tracing_subscriber::registry().with(lines);
+        tracing::subscriber::with_default(subscriber, f);
+        let text = String::from_utf8(kept.0.lock().unwrap().clone()).unwrap();
+        match format {
+            Format::Json => text.replacen(&text[14..38], "NOW", 1),
+            Format::Text => text.replacen(&text[..24], "NOW", 1),
+        }
+    }
+
+    fn work() {
+        let outer = tracing::error_span!("request", trace_id = "abc", span_id = "1");
+        let _outer = outer.enter();
+        let inner = tracing::info_span!(
+            "call",
+            span_id = "2",
+            upstream = "users",
+            late = tracing::field::Empty
+        );
+        let _inner = inner.enter();
+        inner.record("late", 7);
+        tracing::info!(target: "t", ok = true, ratio = 0.5, text = "a \"b\"", nothing = None::<u8>, "done {}", 1);
+    }
+
+    #[test]
+    fn json_has_all_fields_at_the_top_and_inner_ones_hide_outer_ones() {
+        assert_eq!(
+            logged(Format::Json, false, work),
+            concat!(
+                r#"{"timestamp":"NOW","level":"INFO","target":"t","message":"done 1","ok":true,"ratio":0.5,"#,
+                r#""text":"a \"b\"","span_id":"2","upstream":"users","late":7,"trace_id":"abc"}"#,
+                "\n"
+            )
+        );
+    }
+
+    #[test]
+    fn text_is_for_people_and_plain_where_there_is_no_terminal() {
+        assert_eq!(
+            logged(Format::Text, false, work),
+            "NOW  INFO t: done 1 ok=true ratio=0.5 text=\"a \\\"b\\\"\" span_id=2 upstream=users late=7 trace_id=abc\n"
+        );
+        assert!(logged(Format::Text, true, work).contains("\x1b[32m"));
+    }
+
+    #[test]
+    fn nobody_who_is_logged_can_begin_a_line_or_colour_it() {
+        let forged = "x\nNOW ERROR t: forged\x1b[31m";
+        for format in [Format::Text, Format::Json] {
+            let text = logged(format, false, || tracing::info!(user = forged, "{forged}"));
+            assert_eq!(text.lines().count(), 1, "{text}");
+            assert!(!text.contains('\x1b'), "{text}");
+        }
+    }
+
+    #[test]
+    fn secrets_are_not_written() {
+        let text = logged(Format::Json, false, || {
+            let span = tracing::info_span!("s", consul_token = "hunter2");
+            let _entered = span.enter();
+            tracing::info!(
+                password = "hunter2",
+                db.password = "hunter2",
+                tokens_left = 3,
+                "x"
+            );
+        });
+        assert!(!text.contains("hunter2"), "{text}");
+        assert!(text.contains(r#""tokens_left":3"#), "{text}");
+    }
+
+    #[test]
+    fn a_filter_that_is_none_is_named() {
+        let config = LogConfig {
+            filter: "info,kit=loud".into(),
+            ..LogConfig::default()
+        };
+        let error = init(&config).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            r#"log.filter (KIT_LOG__FILTER) "info,kit=loud" is not valid"#
+        );
+    }
+}

@@ -199,3 +199,116 @@ impl Drop for Entered {
         self.recorder.record(self.key, self.began.elapsed());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use metrics_exporter_prometheus::PrometheusBuilder;
+    use tokio_test::{assert_pending, assert_ready_ok, task};
+    use tower_test::mock;
+
+    use super::*;
+    use crate::error::Code;
+
+    /// What is counted while `f` runs.
+    fn counted(f: impl FnOnce()) -> String {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        metrics::with_local_recorder(&recorder, f);
+        recorder.handle().render()
+    }
+
+    type Mock = (
+        mock::Spawn<Metrics<mock::Mock<Request<()>, Response<()>>>>,
+        mock::Handle<Request<()>, Response<()>>,
+    );
+
+    fn users(layer: MetricsLayer) -> Mock {
+        mock::spawn_layer(layer)
+    }
+
+    fn inbound() -> MetricsLayer {
+        MetricsLayer::inbound(&"users".parse().unwrap())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_dropped_request_is_counted_as_cancelled_and_is_no_longer_in_flight() {
+        let text = counted(|| {
+            let (mut service, mut peer) = users(inbound());
+            peer.allow(1);
+            assert_ready_ok!(service.poll_ready());
+            let mut call = task::spawn(service.call(Request::new(())));
+            assert_pending!(call.poll());
+            drop(call);
+        });
+        assert!(
+            text.contains("http_server_active_requests{service_name=\"users\"} 0"),
+            "{text}"
+        );
+        assert!(text.contains("outcome=\"cancelled\""), "{text}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_cannot_make_up_series() {
+        let text = counted(|| {
+            let (mut service, mut peer) = users(MetricsLayer::outbound(&"users".parse().unwrap()));
+            for status in 560..=599 {
+                peer.allow(1);
+                assert_ready_ok!(service.poll_ready());
+                let mut request = Request::new(());
+                *request.method_mut() = format!("METHOD-{status}").parse().unwrap();
+                let mut call = task::spawn(service.call(request));
+                let (_, answer) = match tokio_test::task::spawn(peer.next_request()).poll() {
+                    Poll::Ready(Some(request)) => request,
+                    Poll::Ready(None) | Poll::Pending => unreachable!("it was sent"),
+                };
+                answer.send_response(Response::builder().status(status).body(()).unwrap());
+                assert_ready_ok!(call.poll());
+            }
+        });
+        let series = text.lines().filter(|line| line.contains("_count{")).count();
+        assert_eq!(series, 1, "{text}");
+        assert!(text.contains("http_request_method=\"_OTHER\""), "{text}");
+        assert!(text.contains("http_response_status_code=\"500\""), "{text}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_route_is_the_methods_and_what_the_kit_refused_is_counted_by_reason() {
+        static CREATE: Method = Method {
+            service: "users.Users",
+            name: "Create",
+            grpc_path: "/users.Users/Create",
+            http_path: "/create",
+            idempotent: false,
+        };
+        let mut response = Wire::Json.error(Rejection::Overloaded { limit: 1 }.into());
+        response.extensions_mut().insert(&CREATE);
+        let result = Ok::<_, BoxError>(response);
+        let text = counted(|| {
+            let request = Request::post("/create?x=1").body(()).unwrap();
+            let recorder = Arc::clone(&inbound().recorder);
+            Entered::new(recorder, &request).judge(&result);
+        });
+        for part in [
+            "http_route=\"/create\"",
+            "outcome=\"rejected\"",
+            "error_type=\"overloaded\"",
+            "kit_rejections_total{service_name=\"users\",reason=\"overloaded\"} 1",
+        ] {
+            assert!(text.contains(part), "{part} in {text}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_grpc_status_is_the_label_whatever_http_says() {
+        let response = Wire::Grpc.error(Error::new(Code::NotFound, "no"));
+        let result = Ok::<_, BoxError>(response);
+        let text = counted(|| {
+            let request = Request::post("/x").header("content-type", "application/grpc");
+            let recorder = Arc::clone(&inbound().recorder);
+            Entered::new(recorder, &request.body(()).unwrap()).judge(&result);
+        });
+        assert!(
+            text.contains("rpc_response_status_code=\"NOT_FOUND\""),
+            "{text}"
+        );
+    }
+}

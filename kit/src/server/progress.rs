@@ -217,3 +217,82 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Watched<T> {
         Pin::new(&mut self.inner).poll_shutdown(cx)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use http::Version;
+    use tokio::time::advance;
+
+    use super::*;
+
+    const HEAD: Duration = Duration::from_secs(10);
+    const IDLE: Duration = Duration::from_secs(75);
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn opened() -> Arc<Progress> {
+        Arc::new(Progress::new(Instant::now()))
+    }
+
+    /// How long it still waits.
+    fn wait(progress: &Progress) -> Duration {
+        progress.due(HEAD, IDLE) - Instant::now()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_head_has_its_time_from_its_first_byte_however_many_follow() {
+        let progress = opened();
+        assert_eq!(wait(&progress), HEAD, "even if none comes");
+        advance(SECOND).await;
+        progress.read(b"P");
+        advance(SECOND).await;
+        progress.read(b"OST");
+        assert_eq!(wait(&progress), HEAD - 2 * SECOND);
+        assert!(!progress.is_idle());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn while_a_request_is_handled_nobody_is_waited_for() {
+        let progress = opened();
+        progress.read(b"POST / HTTP/1.1");
+        let _begun = Progress::begin(&progress, Version::HTTP_11);
+        advance(1000 * SECOND).await;
+        progress.read(b"a part of the body");
+        assert_eq!(wait(&progress), IDLE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn between_requests_it_is_kept_and_the_next_head_has_its_own_time() {
+        let progress = opened();
+        progress.read(b"POST / HTTP/1.1");
+        drop(Progress::begin(&progress, Version::HTTP_11));
+        assert!(progress.is_idle());
+        assert_eq!(wait(&progress), IDLE);
+        advance(30 * SECOND).await;
+        assert_eq!(wait(&progress), IDLE - 30 * SECOND);
+        progress.read(b"POST");
+        assert_eq!(wait(&progress), HEAD);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn http2_frames_between_requests_neither_begin_a_head_nor_prove_use() {
+        let progress = opened();
+        progress.read(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+        assert_eq!(wait(&progress), IDLE);
+        drop(Progress::begin(&progress, Version::HTTP_2));
+        advance(SECOND).await;
+        progress.read(b"a ping");
+        assert_eq!(wait(&progress), IDLE - SECOND);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_does_not_read_its_answer_is_waited_for_from_the_last_byte() {
+        let progress = opened();
+        let mut begun = Progress::begin(&progress, Version::HTTP_11);
+        begun.answer();
+        advance(SECOND).await;
+        assert_eq!(wait(&progress), IDLE - SECOND);
+        progress.wrote();
+        assert_eq!(wait(&progress), IDLE);
+        assert!(!progress.is_idle(), "it is not asked politely");
+    }
+}

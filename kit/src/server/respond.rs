@@ -150,3 +150,54 @@ fn panicked(payload: &(dyn Any + Send)) -> Error {
         .unwrap_or_else(|| "no text".into());
     Error::internal(Panicked(text))
 }
+
+#[cfg(test)]
+mod tests {
+    use http::header;
+    use tower::{ServiceExt, service_fn};
+
+    use super::*;
+
+    async fn answer(error: BoxError, content_type: &'static str) -> Response<Body> {
+        let mut error = Some(error);
+        let failing = service_fn(move |_: Request<()>| {
+            let error = error.take().expect("asked once");
+            async { Err::<Response<Body>, _>(error) }
+        });
+        let request = Request::builder().header(header::CONTENT_TYPE, content_type);
+        let service = RespondLayer.layer(failing);
+        service.oneshot(request.body(()).unwrap()).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn an_error_is_answered_by_what_it_is_on_the_wire_of_the_request() {
+        let timed_out = || BoxError::from(Rejection::DeadlineExceeded);
+        let not_found = || BoxError::from(Error::not_found("no such user"));
+        let too_large = || BoxError::from(TooLarge { limit: 3 });
+        let unknown = || BoxError::from("disk on fire");
+        for (error, status, code) in [
+            (timed_out as fn() -> BoxError, 504, "4"),
+            (not_found, 404, "5"),
+            (too_large, 413, "8"),
+            (unknown, 500, "13"),
+        ] {
+            let json = answer(error(), "application/json").await;
+            assert_eq!(json.status(), status);
+            let grpc = answer(error(), "application/grpc").await;
+            assert_eq!(grpc.headers()["grpc-status"], code);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_panic_before_the_first_await_is_caught_too() {
+        let panicking = service_fn(
+            |_: Request<()>| -> std::future::Ready<Result<_, BoxError>> { panic!("at once") },
+        );
+        let service = RespondLayer.layer(panicking);
+        let response = service.oneshot(Request::new(())).await.unwrap();
+        assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+        let error = response.extensions().get::<Error>().unwrap();
+        let source = std::error::Error::source(error).unwrap();
+        assert_eq!(source.to_string(), "the handler panicked: at once");
+    }
+}
