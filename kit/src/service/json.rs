@@ -1,6 +1,9 @@
 //! Arguments and results as JSON, and what is wrong with JSON that is not what it should be.
 
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{
+    Serialize,
+    de::{DeserializeOwned, IgnoredAny},
+};
 use serde_json::error::Category;
 
 use crate::Error;
@@ -19,11 +22,15 @@ pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
     if bytes.trim_ascii_start().first() == Some(&b'[') {
         return Err(Error::invalid("", "the body must be a JSON object"));
     }
-    let mut json = serde_json::Deserializer::from_slice(bytes);
-    let value = serde_path_to_error::deserialize(&mut json)
-        .map_err(|error| explain(&error.path().to_string(), error.inner()))?;
-    json.end().map_err(|error| explain(".", &error))?;
-    Ok(value)
+    // Where in it a mistake is costs time to keep, so it is looked for when there is one.
+    serde_json::from_slice(bytes).map_err(|error| {
+        let mut json = serde_json::Deserializer::from_slice(bytes);
+        match serde_path_to_error::deserialize::<_, T>(&mut json) {
+            Err(error) => explain(&error.path().to_string(), error.inner(), bytes),
+            // The mistake is behind it.
+            Ok(_) => explain(".", &error, bytes),
+        }
+    })
 }
 
 /// Writes a result.
@@ -35,15 +42,22 @@ pub(super) fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, Error> {
 }
 
 /// The field and the rule, out of serde's words, which have no other form than a text.
-fn explain(path: &str, error: &serde_json::Error) -> Error {
+fn explain(path: &str, error: &serde_json::Error, bytes: &[u8]) -> Error {
     let text = error.to_string();
+    let path = if path == "." { "" } else { path };
     match error.classify() {
         Category::Data => {}
+        // So serde_json tells of a value that is no variant of an enum.
+        Category::Syntax
+            if text.starts_with("expected value")
+                && serde_json::from_slice::<IgnoredAny>(bytes).is_ok() =>
+        {
+            return Error::invalid(path, "must be a string");
+        }
         Category::Syntax | Category::Eof | Category::Io => {
             return Error::invalid("", format!("the body must be valid JSON: {text}"));
         }
     }
-    let path = if path == "." { "" } else { path };
     let message = match text.rfind(" at line ") {
         Some(at) => &text[..at],
         None => &text,
@@ -78,15 +92,29 @@ fn explain(path: &str, error: &serde_json::Error) -> Error {
             .strip_prefix(prefix)
             .and_then(|rest| rest.split_once(", expected "))
         {
-            let expected = if expected.starts_with("struct ") {
-                "an object"
-            } else {
-                expected
-            };
+            let expected = in_words(expected);
             return Error::invalid(path, format!("must be {expected}, not {found}"));
         }
     }
     Error::invalid(path, message)
+}
+
+/// What serde expects, for those who do not know Rust.
+fn in_words(expected: &str) -> &str {
+    match expected {
+        "u8" => "an integer from 0 to 255",
+        "u16" => "an integer from 0 to 65535",
+        "u32" => "an integer from 0 to 4294967295",
+        "u64" | "usize" => "an integer from 0 to 18446744073709551615",
+        "i32" => "an integer from -2147483648 to 2147483647",
+        "i64" | "isize" => "an integer from -9223372036854775808 to 9223372036854775807",
+        "f32" | "f64" => "a number",
+        "a boolean" => "true or false",
+        "a sequence" => "a list",
+        "a map" => "an object",
+        other if other.starts_with("struct ") => "an object",
+        other => other,
+    }
 }
 
 /// What stands in backticks after `prefix`, and what comes after that.
@@ -160,7 +188,7 @@ mod tests {
             (
                 with_item(r#"{"count": 300}"#),
                 "items[0].count",
-                "must be u8, not integer `300`",
+                "must be an integer from 0 to 255, not integer `300`",
             ),
             (
                 with_item(r#"{"count": 3}"#),
@@ -176,6 +204,11 @@ mod tests {
                 with_item(r#"{"count": 3, "state": "lost"}"#),
                 "items[0].state",
                 "must be `open` or `done`, not `lost`",
+            ),
+            (
+                with_item(r#"{"count": 3, "state": 3}"#),
+                "items[0].state",
+                "must be a string",
             ),
             ("[]".to_owned(), "", "the body must be a JSON object"),
             ("3".to_owned(), "", "must be an object, not integer `3`"),

@@ -99,7 +99,7 @@ async fn arguments_that_are_wrong_are_400_and_name_the_field_and_the_rule() {
             "/find_books",
             r#"{"text": "a", "limit": -1}"#,
             "limit",
-            "must be u32, not integer `-1`",
+            "must be an integer from 0 to 4294967295, not integer `-1`",
         ),
         (
             "/find_books",
