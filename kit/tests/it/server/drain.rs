@@ -2,7 +2,18 @@
 
 use std::time::Duration;
 
+use http::Uri;
+use kit::{
+    client::ClientConfig,
+    discovery::{Consul, ConsulConfig},
+    endpoint::{Discovery, Watch},
+    name::ServiceName,
+    server::instance,
+};
+use tower::ServiceExt;
+
 use super::*;
+use crate::support::consul::Agent;
 
 /// Waits until `/readyz` says that it drains.
 async fn draining(admin: SocketAddr) {
@@ -153,10 +164,105 @@ async fn a_client_that_never_finishes_does_not_hold_the_drain() {
     }
 }
 
+#[tokio::test]
+async fn those_who_follow_the_registry_lose_no_request_when_an_instance_drains() {
+    let agent = Agent::start().await;
+    let address: Uri = agent.address().parse().unwrap();
+    let config = ConsulConfig {
+        address: address.clone(),
+        ..ConsulConfig::default()
+    };
+    let consul = Consul::new(config, kit::event::nobody()).unwrap();
+    let service: ServiceName = "drained".parse().unwrap();
+    let mut servers = Vec::new();
+    for _ in 0..2 {
+        let mut config = super::config();
+        config.drain.watchers = Duration::from_secs(1);
+        let listeners = Listeners::bind(&config).unwrap();
+        let instance = instance(&service, &listeners, &config, &address)
+            .await
+            .unwrap();
+        let own = listeners.address().to_string();
+        assert_eq!(instance.address, own);
+        let (stop, stopped) = oneshot::channel::<()>();
+        let options = RunOptions {
+            service: service.clone(),
+            version: "1.2.3",
+            config,
+            registration: Some(consul.registration(instance)),
+            readiness: Vec::new(),
+        };
+        let admin = listeners.admin_address();
+        let server = tokio::spawn(run(listeners, app(), options, async {
+            let _ = stopped.await;
+        }));
+        servers.push((own, admin, stop, server));
+    }
+    let mut watch = consul.watch(&service);
+    let until = |mut watch: Watch, count: usize| async move {
+        while watch.see().is_none_or(|set| set.len() != count) {
+            watch.changed().await;
+        }
+    };
+    let timeout = |future| tokio::time::timeout(SOON, future);
+    timeout(until(watch.clone(), 2)).await.unwrap();
+
+    let client = kit::client::Client::new(
+        &consul,
+        service.clone(),
+        ClientConfig::default(),
+        kit::event::nobody(),
+    );
+    let load = tokio::spawn(async move {
+        let mut asked = 0;
+        loop {
+            let request = Request::post("/echo").body(Body::full("hi")).unwrap();
+            let response = client.clone().oneshot(request).await.unwrap();
+            assert_eq!(response.status(), StatusCode::OK);
+            response.into_body().collect().await.unwrap();
+            asked += 1;
+            if asked % 100 == 0 {
+                tokio::task::yield_now().await;
+            }
+        }
+    });
+    let (own, admin, stop, server) = servers.pop().unwrap();
+    stop.send(()).unwrap();
+    draining(admin).await;
+    timeout(until(watch.clone(), 1)).await.unwrap();
+    let left = watch.see().unwrap();
+    assert_ne!(left[0].address, own, "it left the registry");
+    let (status, _) = get(own.parse().unwrap(), "/echo").await;
+    assert_eq!(
+        status,
+        StatusCode::OK,
+        "and still serves those who do not know"
+    );
+    tokio::time::timeout(SOON, server)
+        .await
+        .unwrap()
+        .unwrap()
+        .unwrap();
+    refused(own.parse().unwrap()).await;
+    assert!(!load.is_finished(), "{:?}", load.await);
+    load.abort();
+    let (_, _, stop, server) = servers.pop().unwrap();
+    stop.send(()).unwrap();
+    tokio::time::timeout(SOON, server)
+        .await
+        .unwrap()
+        .unwrap()
+        .unwrap();
+    timeout(until(watch, 0)).await.unwrap();
+}
+
 /// The server as a process of its own, for the tests below: signals go to processes.
 #[tokio::test]
 #[ignore = "run by other tests, in a process of its own"]
 async fn as_a_process() {
+    let Some(work) = process::work() else {
+        return;
+    };
     let (app, mut requests) = held();
     let mut config = config();
     config.drain.in_flight = 2 * SOON;
@@ -166,7 +272,7 @@ async fn as_a_process() {
         while let Some(answer) = requests.recv().await {
             println!("request");
             tokio::spawn(async move {
-                tokio::time::sleep(process::work()).await;
+                tokio::time::sleep(work).await;
                 let _ = answer.send(());
             });
         }
@@ -195,9 +301,10 @@ mod process {
 
     const WORK: &str = "IT_WORK_MS";
 
-    /// How long this process, which is a server, takes to answer a request.
-    pub(super) fn work() -> Duration {
-        Duration::from_millis(std::env::var(WORK).unwrap().parse().unwrap())
+    /// How long this process takes to answer a request, if it is to be a server.
+    pub(super) fn work() -> Option<Duration> {
+        let work = std::env::var(WORK).ok()?;
+        Some(Duration::from_millis(work.parse().unwrap()))
     }
 
     /// A process that has just begun to handle a request, which takes it this long, the connection on which that
