@@ -131,8 +131,9 @@ where
 /// Bounds each attempt, inside of retries: fails with [`Rejection::TimedOut`] after the timeout, or with
 /// [`Rejection::DeadlineExceeded`] when the request's deadline comes first.
 ///
-/// Tells the peer how long this attempt waits, in the timeout header of the request's [`Wire`]. Clones share the
-/// timeout.
+/// Tells the peer how long this attempt waits, in the timeout header of the request's [`Wire`], and the layers inside
+/// in [`Context::deadline`]: when this future drops theirs, they can tell that the time was up from that the caller
+/// went away. Clones share the timeout.
 #[derive(Clone, Debug)]
 pub struct AttemptTimeoutLayer {
     timeout: Live<Duration>,
@@ -199,6 +200,7 @@ where
         if ends.has_passed(now) {
             return DeadlineFuture::refused(reason);
         }
+        Context::of_mut(request.extensions_mut()).deadline = Some(ends);
         let header = Wire::of(request.headers()).timeout_header();
         let left = timeout_value(ends.remaining(now));
         request.headers_mut().insert(header, left);
@@ -395,6 +397,8 @@ mod tests {
         assert_pending!(call.poll());
         let (request, _answer) = peer.next_request().await.unwrap();
         assert_eq!(request.headers()["grpc-timeout"], "1000000u");
+        let ends = Context::of(request.extensions()).deadline.unwrap();
+        assert_eq!(ends.remaining(Instant::now()), SECOND);
         tokio::time::advance(SECOND).await;
         let error = assert_ready_err!(call.poll());
         let after = SECOND;

@@ -5,34 +5,56 @@
 //! clients, tonic's clients and people with a request of their own can all call through.
 
 mod connection;
+mod outbound;
 
 use std::{
     fmt,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
 use http::{Request, Response};
+use pin_project_lite::pin_project;
 use serde::{Deserialize, Serialize};
+use tower_layer::Layer;
 use tower_service::Service;
 
-pub use self::connection::{Connection, Connector};
+pub use self::{
+    connection::{Connection, Connector},
+    outbound::{Outbound, OutboundService},
+};
 use crate::{
     Body, BoxError,
     balance::{Balance, BalanceConfig, Tried},
+    circuit_breaker::{Circuit, CircuitBreakerConfig},
     endpoint::{Discovery, Endpoint},
     event::SharedObserver,
     name::ServiceName,
     policy::Live,
+    retry::{Replay, RetryConfig},
 };
 
 /// How a client calls one service.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ClientConfig {
+    /// How long a call may take, all attempts and the waits between them; a caller that waits for less gets less.
+    /// Default 5 s.
+    #[serde(with = "humantime_serde")]
+    pub timeout: Duration,
+    /// How long one attempt may take. Default 2 s.
+    #[serde(with = "humantime_serde")]
+    pub attempt_timeout: Duration,
     /// How long making a connection may take. Default 1 s.
     #[serde(with = "humantime_serde")]
     pub connect_timeout: Duration,
+    /// Which calls are made again, and when.
+    pub retry: RetryConfig,
+    /// When an endpoint is left alone: one circuit breaker for each.
+    pub circuit_breaker: CircuitBreakerConfig,
     /// How an endpoint is picked.
     pub balance: BalanceConfig,
 }
@@ -40,7 +62,11 @@ pub struct ClientConfig {
 impl Default for ClientConfig {
     fn default() -> Self {
         Self {
+            timeout: Duration::from_secs(5),
+            attempt_timeout: Duration::from_secs(2),
             connect_timeout: Duration::from_secs(1),
+            retry: RetryConfig::default(),
+            circuit_breaker: CircuitBreakerConfig::default(),
             balance: BalanceConfig::default(),
         }
     }
@@ -49,53 +75,112 @@ impl Default for ClientConfig {
 /// Calls one service. Clones share everything: endpoints, connections, and what was learnt about them.
 ///
 /// The request's version says how it travels: HTTP/2 (without TLS, by prior knowledge) or HTTP/1.1. Its URI needs
-/// a path only.
+/// a path only. Its [`Context`](crate::Context), in its extensions, says until when an answer is wanted, what it is
+/// a part of, and whether it may be made twice.
+///
+/// # Errors
+/// A [`Rejection`](crate::Rejection) where the kit answered and not the peer, in the chain of sources; anything
+/// else says that the peer could not be asked, or did not answer. An answer that reports a failure is an answer.
 #[derive(Clone)]
 pub struct Client {
     stack: Stack,
+    handles: Arc<Handles>,
 }
 
-type Stack = Balance<Connection<Body>, ()>;
+type Stack = OutboundService<Balance<Connection<Replay<Body>>, Circuit>>;
+
+/// What replaces the policies of a client while it runs.
+struct Handles {
+    outbound: Outbound,
+    balance: Live<BalanceConfig>,
+}
 
 impl Client {
-    /// A client of `service`, whose instances `discovery` finds.
+    /// A client of `service`, whose instances `discovery` finds. What happens in its layers is told to `observer`.
     pub fn new(
         discovery: &impl Discovery,
         service: ServiceName,
         config: ClientConfig,
-        _observer: SharedObserver,
+        observer: SharedObserver,
     ) -> Self {
+        let outbound = Outbound::from_config(&config, &service, Arc::clone(&observer));
         let connector = Connector {
             connect_timeout: config.connect_timeout,
         };
+        let circuit_breaker = config.circuit_breaker;
+        let balance = Live::new(config.balance);
+        let circuit = {
+            let service = service.clone();
+            move |endpoint: &Endpoint| {
+                let name = format!("{service}/{}", endpoint.id);
+                Circuit::new(name, circuit_breaker, Arc::clone(&observer))
+            }
+        };
+        let endpoints = Balance::new(
+            discovery.watch(&service),
+            balance.clone(),
+            move |endpoint: &Endpoint| connector.to(endpoint),
+            circuit,
+        );
         Self {
-            stack: Balance::new(
-                discovery.watch(&service),
-                Live::new(config.balance),
-                move |endpoint: &Endpoint| connector.to(endpoint),
-                |_: &Endpoint| (),
-            ),
+            stack: outbound.layer(endpoints),
+            handles: Arc::new(Handles { outbound, balance }),
         }
+    }
+
+    /// The layers around the balancer, with the handles that replace their policies.
+    pub fn outbound(&self) -> &Outbound {
+        &self.handles.outbound
+    }
+
+    /// The handle that replaces how an endpoint is picked.
+    pub fn balance(&self) -> &Live<BalanceConfig> {
+        &self.handles.balance
     }
 }
 
 impl Service<Request<Body>> for Client {
     type Response = Response<Body>;
     type Error = BoxError;
-    type Future = <Stack as Service<Request<Body>>>::Future;
+    type Future = ResponseFuture;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         self.stack.poll_ready(cx)
     }
 
-    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+    fn call(&mut self, mut request: Request<Body>) -> ResponseFuture {
+        // All attempts carry this one list.
         request.extensions_mut().insert(Tried::default());
-        self.stack.call(request)
+        ResponseFuture {
+            inner: self.stack.call(request),
+        }
     }
 }
 
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Client").field(&self.stack).finish()
+    }
+}
+
+pin_project! {
+    /// The answer to a call.
+    pub struct ResponseFuture {
+        #[pin]
+        inner: <Stack as Service<Request<Body>>>::Future,
+    }
+}
+
+impl Future for ResponseFuture {
+    type Output = Result<Response<Body>, BoxError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.project().inner.poll(cx)
+    }
+}
+
+impl fmt::Debug for ResponseFuture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseFuture").finish_non_exhaustive()
     }
 }

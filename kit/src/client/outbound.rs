@@ -1,0 +1,83 @@
+//! The way of a call through a client, in its one right order.
+
+use tower_layer::Layer;
+
+use super::ClientConfig;
+use crate::{
+    deadline::{
+        AttemptTimeout, AttemptTimeoutLayer, DeadlineConfig, DeadlineLayer, DeadlineService,
+    },
+    event::SharedObserver,
+    metrics::{Metrics, MetricsLayer},
+    name::ServiceName,
+    retry::{Budget, Retry, RetryLayer},
+    trace::{Trace, TraceLayer},
+};
+
+/// The layers around a balancer, outermost first: the mirror of [`server::Inbound`](crate::server::Inbound). Written
+/// as a struct literal, it says by name what stands around a call, and leaves no way to put them in another order.
+///
+/// What it builds shares the state of these layers: make one per service that is called. The endpoints' circuit
+/// breakers are further in, one for each endpoint, at the balancer's gates.
+#[derive(Clone, Debug)]
+pub struct Outbound {
+    /// Outermost: counts a call once, and times all of it, refusals and waits between attempts too.
+    pub metrics: MetricsLayer,
+    /// One span for the call, the parent of those of its attempts.
+    pub trace: TraceLayer,
+    /// Outside of the retries, so that it covers all attempts.
+    pub deadline: DeadlineLayer,
+    /// Each attempt goes through all that follows, and so to an endpoint of its own.
+    pub retry: RetryLayer,
+    /// One span for each attempt, and the headers that differ between attempts.
+    pub attempt: TraceLayer,
+    /// Innermost: bounds the picking of an endpoint, the making of a connection and the answer. The balancer learns
+    /// from it which endpoint let the time run out.
+    pub attempt_timeout: AttemptTimeoutLayer,
+}
+
+/// A service inside of [`Outbound`]. It gets requests whose bodies can be sent again,
+/// `http::Request<`[`Replay`](crate::retry::Replay)`<B>>`.
+pub type OutboundService<S> = Metrics<Trace<DeadlineService<Retry<Trace<AttemptTimeout<S>>>>>>;
+
+impl Outbound {
+    /// All layers as `config` says, for calls to `upstream`, with a retry budget of their own.
+    pub fn from_config(
+        config: &ClientConfig,
+        upstream: &ServiceName,
+        observer: SharedObserver,
+    ) -> Self {
+        let budget = Budget::new(config.retry.budget);
+        Self {
+            metrics: MetricsLayer::outbound(upstream),
+            trace: TraceLayer::outbound(upstream.clone()),
+            deadline: DeadlineLayer::outbound(DeadlineConfig {
+                timeout: config.timeout,
+            }),
+            retry: RetryLayer::new(config.retry, budget, observer),
+            attempt: TraceLayer::attempt(),
+            attempt_timeout: AttemptTimeoutLayer::new(config.attempt_timeout),
+        }
+    }
+}
+
+impl<S> Layer<S> for Outbound {
+    type Service = OutboundService<S>;
+
+    fn layer(&self, balance: S) -> OutboundService<S> {
+        let Self {
+            metrics,
+            trace,
+            deadline,
+            retry,
+            attempt,
+            attempt_timeout,
+        } = self;
+        let service = attempt_timeout.layer(balance);
+        let service = attempt.layer(service);
+        let service = retry.layer(service);
+        let service = deadline.layer(service);
+        let service = trace.layer(service);
+        metrics.layer(service)
+    }
+}
