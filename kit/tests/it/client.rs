@@ -1,12 +1,14 @@
-//! The assembled client against real servers on the loopback interface.
+//! The assembled client against real servers on the loopback interface: the outbound stack in its order.
 
 use std::{
     convert::Infallible,
     net::SocketAddr,
+    num::NonZeroU32,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering::SeqCst},
     },
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -18,11 +20,12 @@ use hyper_util::{
     server::conn::auto,
 };
 use kit::{
-    Body, BoxError, Rejection,
+    Body, BoxError, Context, Rejection,
     classify::{Retry, classify_error},
     client::{Client, ClientConfig},
     discovery::Fixed,
     event,
+    policy::Ratio,
     rejection::{NotSent, find_cause},
 };
 use tokio::{
@@ -45,7 +48,13 @@ impl Peer {
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::on(TcpListener::bind("127.0.0.1:0").await.unwrap(), serve)
+    }
+
+    fn on<F>(listener: TcpListener, serve: impl Fn(TcpStream) -> F + Send + 'static) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
         let address = listener.local_addr().unwrap();
         let connections = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&connections);
@@ -63,6 +72,20 @@ impl Peer {
             connections,
             _tasks: tasks,
         }
+    }
+
+    /// Takes connections, and says nothing on them.
+    async fn silent() -> Self {
+        Self::raw(|stream| async move {
+            std::future::pending::<()>().await;
+            drop(stream);
+        })
+        .await
+    }
+
+    /// How many connections were made to it.
+    fn connections(&self) -> usize {
+        self.connections.load(SeqCst)
     }
 
     /// Answers requests on both versions.
@@ -97,6 +120,13 @@ async fn nobody() -> Authority {
 
 fn client(addresses: impl IntoIterator<Item = Authority>) -> Client {
     client_with(addresses, ClientConfig::default())
+}
+
+/// A client that makes one attempt only.
+fn once(addresses: impl IntoIterator<Item = Authority>) -> Client {
+    let mut config = ClientConfig::default();
+    config.retry.attempts = NonZeroU32::MIN;
+    client_with(addresses, config)
 }
 
 fn client_with(addresses: impl IntoIterator<Item = Authority>, config: ClientConfig) -> Client {
@@ -152,12 +182,12 @@ async fn connections_are_used_again_by_all_clones() {
             response.into_body().collect().await.unwrap();
         }
     }
-    assert_eq!(peer.connections.load(SeqCst), 2);
+    assert_eq!(peer.connections(), 2);
 }
 
 #[tokio::test]
 async fn a_refused_connection_says_that_the_request_never_arrived() {
-    let client = client([nobody().await]);
+    let client = once([nobody().await]);
     for version in [Version::HTTP_11, Version::HTTP_2] {
         let error = ask(&client, version).await.unwrap_err();
         assert!(find_cause::<NotSent>(&*error).is_some(), "{error:?}");
@@ -171,7 +201,7 @@ async fn a_connection_that_breaks_after_the_request_says_that_the_peer_may_have_
         let _ = stream.read(&mut [0; 64]).await;
     })
     .await;
-    let client = client([peer.authority()]);
+    let client = once([peer.authority()]);
     for version in [Version::HTTP_11, Version::HTTP_2] {
         let error = ask(&client, version).await.unwrap_err();
         assert_eq!(
@@ -191,7 +221,7 @@ async fn a_stream_that_the_peer_refused_never_arrived() {
         }
     })
     .await;
-    let error = ask(&client([peer.authority()]), Version::HTTP_2)
+    let error = ask(&once([peer.authority()]), Version::HTTP_2)
         .await
         .unwrap_err();
     assert_eq!(classify_error(&error).retry, Retry::Always, "{error:?}");
@@ -204,4 +234,196 @@ async fn a_service_that_is_nowhere_is_refused_by_the_client_itself() {
         Rejection::find(&*error),
         Some(Rejection::NoEndpoints { .. })
     ));
+}
+
+/// A request that may be made twice.
+fn get() -> Request<Body> {
+    let mut request = request(Version::HTTP_11);
+    *request.method_mut() = http::Method::GET;
+    *request.body_mut() = Body::empty();
+    request
+}
+
+async fn echo() -> Peer {
+    Peer::http(|_| Response::new("here".into())).await
+}
+
+#[tokio::test]
+async fn what_never_arrived_is_sent_to_another_endpoint_whatever_it_does() {
+    for version in [Version::HTTP_11, Version::HTTP_2] {
+        let peer = echo().await;
+        let client = client([nobody().await, peer.authority(), nobody().await]);
+        for _ in 0..50 {
+            ask(&client, version).await.unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_may_have_been_done_is_not_done_twice() {
+    let arrived = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&arrived);
+    let peer = Peer::raw(move |mut stream| {
+        let count = Arc::clone(&count);
+        async move {
+            if stream.read(&mut [0; 1024]).await.is_ok_and(|n| n > 0) {
+                count.fetch_add(1, SeqCst);
+            }
+        }
+    })
+    .await;
+    let client = client([peer.authority()]);
+    ask(&client, Version::HTTP_11).await.unwrap_err();
+    assert_eq!(arrived.load(SeqCst), 1);
+    client.clone().oneshot(get()).await.unwrap_err();
+    assert_eq!(arrived.load(SeqCst), 1 + 3);
+}
+
+#[tokio::test]
+async fn an_endpoint_that_does_not_answer_in_time_is_left_alone() {
+    let (silent, peer) = (Peer::silent().await, echo().await);
+    let mut config = ClientConfig {
+        attempt_timeout: Duration::from_millis(100),
+        ..ClientConfig::default()
+    };
+    config.circuit_breaker.open_for = Duration::from_secs(60);
+    config.balance.forgiveness = Duration::from_secs(60);
+    // What is not known yet looks best, so each is asked once.
+    config.balance.initial_latency = Duration::ZERO;
+    let client = client_with([silent.authority(), peer.authority()], config);
+    for _ in 0..100 {
+        client.clone().oneshot(get()).await.unwrap();
+    }
+    // As long as its silence is remembered, which is for longer than this test.
+    assert_eq!(silent.connections(), 1);
+}
+
+#[tokio::test]
+async fn attempts_that_time_out_open_the_circuit_of_their_endpoint() {
+    let silent = Peer::silent().await;
+    let mut config = ClientConfig {
+        attempt_timeout: Duration::from_millis(20),
+        ..ClientConfig::default()
+    };
+    config.retry.attempts = NonZeroU32::MIN;
+    config.balance.panic_threshold = Ratio::ZERO;
+    let client = client_with([silent.authority()], config.clone());
+    for attempt in 0..=config.circuit_breaker.consecutive_failures.get() {
+        let error = client.clone().oneshot(get()).await.unwrap_err();
+        let rejection = Rejection::find(&*error).unwrap();
+        let open = attempt == config.circuit_breaker.consecutive_failures.get();
+        assert_eq!(
+            matches!(rejection, Rejection::CircuitOpen { .. }),
+            open,
+            "{rejection}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn an_endpoint_that_fails_again_and_again_is_not_asked_any_more() {
+    let failing = Peer::http(|_| {
+        let mut response = Response::new(Full::default());
+        *response.status_mut() = http::StatusCode::INTERNAL_SERVER_ERROR;
+        response
+    })
+    .await;
+    let [first, second] = [echo().await, echo().await];
+    let mut config = ClientConfig::default();
+    config.circuit_breaker.open_for = Duration::from_secs(60);
+    // So that only its circuit breaker speaks against it.
+    config.balance.penalty = Duration::ZERO;
+    config.balance.initial_latency = Duration::from_secs(1);
+    let addresses = [&failing, &first, &second].map(Peer::authority);
+    let client = client_with(addresses, config);
+    let mut failures = 0;
+    for _ in 0..200 {
+        let response = ask(&client, Version::HTTP_11).await.unwrap();
+        failures += u32::from(response.status().is_server_error());
+    }
+    assert!(failures <= 5, "{failures}");
+}
+
+#[tokio::test]
+async fn an_endpoint_that_comes_back_is_asked_again() {
+    let answer = |stream| async move {
+        let service = hyper::service::service_fn(|_| async {
+            Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
+        });
+        let _ = auto::Builder::new(TokioExecutor::new())
+            .serve_connection(TokioIo::new(stream), service)
+            .await;
+    };
+    let peer = echo().await;
+    let address = nobody().await;
+    let mut config = ClientConfig::default();
+    config.circuit_breaker.open_for = Duration::from_millis(20);
+    config.circuit_breaker.max_open_for = Duration::from_millis(50);
+    config.balance.forgiveness = Duration::from_millis(20);
+    let client = client_with([address.clone(), peer.authority()], config);
+    for _ in 0..20 {
+        client.clone().oneshot(get()).await.unwrap();
+    }
+    let back = Peer::on(TcpListener::bind(address.as_str()).await.unwrap(), answer);
+    let asked = tokio::time::timeout(Duration::from_secs(20), async {
+        while back.connections() == 0 {
+            client.clone().oneshot(get()).await.unwrap();
+        }
+    });
+    asked.await.unwrap();
+}
+
+#[tokio::test]
+async fn one_deadline_covers_all_attempts() {
+    let silent = Peer::silent().await;
+    let config = ClientConfig {
+        timeout: Duration::from_millis(150),
+        attempt_timeout: Duration::from_millis(100),
+        ..ClientConfig::default()
+    };
+    let client = client_with([silent.authority()], config);
+    let error = client.clone().oneshot(get()).await.unwrap_err();
+    assert_eq!(Rejection::find(&*error), Some(&Rejection::DeadlineExceeded));
+    // A caller that waits for less gets less, and one that waits no longer is not answered late.
+    let mut request = get();
+    *Context::of_mut(request.extensions_mut()) = Context::with_timeout(Duration::ZERO);
+    let error = client.clone().oneshot(request).await.unwrap_err();
+    assert_eq!(Rejection::find(&*error), Some(&Rejection::DeadlineExceeded));
+}
+
+#[tokio::test]
+async fn each_attempt_says_which_it_is_how_long_it_waits_and_where_in_the_trace_it_stands() {
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let heard = Arc::clone(&seen);
+    let peer = Peer::http(move |request| {
+        heard.lock().unwrap().push(request.headers().clone());
+        let mut response = Response::new(Full::default());
+        *response.status_mut() = http::StatusCode::SERVICE_UNAVAILABLE;
+        response
+    })
+    .await;
+    let client = client([peer.authority()]);
+    let mut request = get();
+    let trace = kit::context::TraceContext::root();
+    Context::of_mut(request.extensions_mut()).trace = Some(trace);
+    let response = client.clone().oneshot(request).await.unwrap();
+    assert_eq!(response.status(), 503);
+    let seen = seen.lock().unwrap();
+    let header = |attempt: usize, name: &str| {
+        let value = seen[attempt].get(name)?;
+        Some(value.to_str().unwrap().to_owned())
+    };
+    assert_eq!(seen.len(), 3);
+    let mut spans = Vec::new();
+    for attempt in 0..3 {
+        let previous = header(attempt, "grpc-previous-rpc-attempts");
+        assert_eq!(previous, (attempt > 0).then(|| attempt.to_string()));
+        let timeout = header(attempt, "request-timeout").unwrap();
+        assert!(kit::deadline::parse_timeout(&timeout).unwrap() <= Duration::from_secs(2));
+        let place = header(attempt, "traceparent").unwrap();
+        assert!(place.contains(&trace.trace_id().to_string()));
+        spans.push(place);
+    }
+    spans.dedup();
+    assert_eq!(spans.len(), 3, "a span for each attempt");
 }
