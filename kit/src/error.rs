@@ -226,6 +226,13 @@ impl Error {
         Self::new(Code::InvalidArgument, message).with_violation(field, rule)
     }
 
+    /// [`Code::OutOfRange`], for a body of more than `limit` bytes. Not [`Code::ResourceExhausted`], which others use
+    /// here: that would say that the peer has too much to do, and a caller would try again.
+    pub fn too_large(limit: usize) -> Self {
+        let rule = format!("must not be longer than {limit} bytes");
+        Self::new(Code::OutOfRange, format!("the body {rule}")).with_violation("", rule)
+    }
+
     /// [`Code::Internal`], for what the caller can do nothing about: the source is logged, and the caller reads
     /// only that it was an internal error.
     pub fn internal(source: impl Into<BoxError>) -> Self {

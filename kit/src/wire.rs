@@ -57,9 +57,19 @@ impl Wire {
     /// `error` as a response on this wire. The error goes along in the response's extensions, so that the layers
     /// outside can log its source.
     pub fn error(self, error: Error) -> Response<Body> {
+        let status = error.code().http_status();
+        self.error_as(error, status)
+    }
+
+    /// The same, where HTTP has a status that says more than the error's code does, such as 405.
+    pub fn error_as(self, error: Error, status: StatusCode) -> Response<Body> {
         let mut response = match self {
-            Self::Json => problem(&Problem::from(&error)),
-            Self::Grpc => status(&error).into_http(),
+            Self::Json => problem(&Problem {
+                code: Some(error.code()),
+                errors: error.violations().to_vec(),
+                ..Problem::new(status, error.message().to_owned())
+            }),
+            Self::Grpc => self::status(&error).into_http(),
         };
         if let Some(after) = error.retry_after() {
             // Rounded up: a caller that comes back in time is not turned away again.
@@ -70,6 +80,11 @@ impl Wire {
         }
         response.extensions_mut().insert(error);
         response
+    }
+
+    /// The answer to a body of more than `limit` bytes: status 413, or OUT_OF_RANGE.
+    pub fn too_large(self, limit: usize) -> Response<Body> {
+        self.error_as(Error::too_large(limit), StatusCode::PAYLOAD_TOO_LARGE)
     }
 }
 

@@ -11,10 +11,9 @@ use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::respond::too_large;
 use crate::{Body, body::BodyLimit, wire::Wire};
 
-/// Refuses bodies that are announced to be too large with status 413 (gRPC: 8, RESOURCE_EXHAUSTED), and lets no
+/// Refuses bodies that are announced to be too large with status 413 (gRPC: 11, OUT_OF_RANGE), and lets no
 /// more than the limit be read of the others. A generated server finds the limit in the request's extensions as
 /// [`BodyLimit`].
 #[derive(Clone, Copy, Debug)]
@@ -67,7 +66,7 @@ where
             .and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
         let state = if announced.is_some_and(|length| length > limit as u64) {
             State::Refused {
-                answer: Some(too_large(Wire::of(request.headers()), limit)),
+                answer: Some(Wire::of(request.headers()).too_large(limit)),
             }
         } else {
             request.extensions_mut().insert(BodyLimit(limit));

@@ -8,17 +8,16 @@ use std::{
     task::{self, Poll, ready},
 };
 
-use http::{Request, Response, StatusCode};
+use http::{Request, Response};
 use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::{
-    Body, BoxError, Code, Error,
+    Body, BoxError, Error,
     body::TooLarge,
-    error::Problem,
     rejection::{Rejection, find_cause},
-    wire::{self, Wire},
+    wire::Wire,
 };
 
 /// Turns errors and panics into responses, on the wire on which the request came: problem documents or gRPC
@@ -117,7 +116,7 @@ where
 
 fn respond(wire: Wire, error: BoxError) -> Response<Body> {
     if let Some(TooLarge { limit }) = find_cause(&*error) {
-        return too_large(wire, *limit);
+        return wire.too_large(*limit);
     }
     let is_known = Rejection::find(&*error).is_some() || find_cause::<Error>(&*error).is_some();
     wire.error(if is_known {
@@ -126,15 +125,6 @@ fn respond(wire: Wire, error: BoxError) -> Response<Body> {
         // Not a peer that could not be reached, as it would be for a client: this is the server itself.
         Error::internal(error)
     })
-}
-
-/// The answer to a body above the limit. No code says it and nothing else, so in JSON the status has to.
-pub(super) fn too_large(wire: Wire, limit: usize) -> Response<Body> {
-    let text = format!("the body must not be longer than {limit} bytes");
-    match wire {
-        Wire::Json => wire::problem(&Problem::new(StatusCode::PAYLOAD_TOO_LARGE, text)),
-        Wire::Grpc => wire.error(Error::new(Code::ResourceExhausted, text)),
-    }
 }
 
 /// A handler that panicked, as the source of an internal error.
@@ -153,7 +143,7 @@ fn panicked(payload: &(dyn Any + Send)) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use http::header;
+    use http::{StatusCode, header};
     use tower::{ServiceExt, service_fn};
 
     use super::*;
@@ -178,7 +168,7 @@ mod tests {
         for (error, status, code) in [
             (timed_out as fn() -> BoxError, 504, "4"),
             (not_found, 404, "5"),
-            (too_large, 413, "8"),
+            (too_large, 413, "11"),
             (unknown, 500, "13"),
         ] {
             let json = answer(error(), "application/json").await;

@@ -11,9 +11,9 @@ use crate::{
     BoxError, Context, Error,
     body::{Body, BodyLimit},
     context::IdempotencyKey,
-    error::{Code, Problem},
+    error::Code,
     name::Method,
-    wire::{IDEMPOTENCY_KEY, Wire, problem},
+    wire::{IDEMPOTENCY_KEY, Wire},
 };
 
 /// The future of a generated server.
@@ -56,17 +56,9 @@ impl From<Error> for Refusal {
 impl Refusal {
     /// The refusal as a response on `wire`.
     pub fn into_response(self, wire: Wire) -> Response<Body> {
-        let mut response = match (wire, self.status) {
-            (Wire::Grpc, _) | (Wire::Json, None) => wire.error(self.error),
-            (Wire::Json, Some(status)) => {
-                let mut response = problem(&Problem {
-                    code: Some(self.error.code()),
-                    errors: self.error.violations().to_vec(),
-                    ..Problem::new(status, self.error.message().to_owned())
-                });
-                response.extensions_mut().insert(self.error);
-                response
-            }
+        let mut response = match self.status {
+            Some(status) => wire.error_as(self.error, status),
+            None => wire.error(self.error),
         };
         if let Some((name, value)) = self.hint {
             response
@@ -157,14 +149,10 @@ where
     }
     let BodyLimit(limit) = parts.extensions.get().copied().unwrap_or_default();
     let body = collect(body, limit).await.map_err(|unread| match unread {
-        Unread::TooLong { limit } => {
-            let rule = format!("must not be longer than {limit} bytes");
-            let error = Error::new(Code::OutOfRange, format!("the body {rule}"));
-            Refusal {
-                status: Some(StatusCode::PAYLOAD_TOO_LARGE),
-                ..error.with_violation("", rule).into()
-            }
-        }
+        Unread::TooLong { limit } => Refusal {
+            status: Some(StatusCode::PAYLOAD_TOO_LARGE),
+            ..Error::too_large(limit).into()
+        },
         // A layer outside ended the body and left its reason in the error, or the caller hung up.
         Unread::Broken(error) => match Error::from(error) {
             error if error.rejection().is_some() => error.into(),

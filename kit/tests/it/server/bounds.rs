@@ -78,7 +78,7 @@ async fn a_body_that_is_too_large_is_refused_announced_or_not() {
     let url = format!("http://{}/echo", server.address);
     let grpc = Request::post(url).header(header::CONTENT_TYPE, "application/grpc");
     let (parts, _) = ask(Version::HTTP_2, grpc, "12345").await;
-    assert_eq!(parts.headers["grpc-status"], "8");
+    assert_eq!(parts.headers["grpc-status"], "11");
     server.ended().await;
 }
 
