@@ -1,0 +1,121 @@
+//! The program itself, killed as no destructor expects it.
+
+use std::{
+    io::{BufRead, BufReader},
+    net::SocketAddr,
+    path::Path,
+    process::{Child, ChildStdout, Command, Stdio},
+};
+
+use kit::{Context, context::TraceContext};
+use serde_json::Value;
+use users::api::{Users, UsersClient};
+
+use crate::support::{client, folder};
+
+/// The running program and its log.
+struct Program {
+    child: Child,
+    log: BufReader<ChildStdout>,
+    address: SocketAddr,
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        // SIGKILL.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Program {
+    fn start(folder: &Path) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_users"))
+            .env_clear()
+            .env("KIT_SERVER__LISTEN", "127.0.0.1:0")
+            .env("KIT_LOG__FORMAT", "json")
+            .env("KIT_DATA", folder)
+            // The port of the discard protocol, where nobody listens.
+            .env("KIT_DISCOVERY__FIXED__NOTIFICATOR", "127.0.0.1:9")
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let log = BufReader::new(child.stdout.take().unwrap());
+        let mut program = Self {
+            child,
+            log,
+            address: ([127, 0, 0, 1], 0).into(),
+        };
+        let listening = program.line("listening");
+        program.address = listening["address"].as_str().unwrap().parse().unwrap();
+        program
+    }
+
+    /// The next line of the log with this message.
+    fn line(&mut self, message: &str) -> Value {
+        loop {
+            let mut line = String::new();
+            assert_ne!(self.log.read_line(&mut line).unwrap(), 0, "the log ended");
+            let line: Value = serde_json::from_str(&line).unwrap();
+            if line["message"] == message {
+                return line;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_create_is_a_line_in_the_log_with_the_trace_of_the_request() {
+    let folder = folder();
+    let mut users = Program::start(folder.path());
+    let trace: TraceContext = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+        .parse()
+        .unwrap();
+    let ctx = Context {
+        trace: Some(trace),
+        ..Context::new()
+    };
+    let client = UsersClient::json(client(users.address));
+    let user = client.create(ctx, "test".into()).await.unwrap();
+    let line = users.line("user created");
+    assert_eq!(line["trace_id"], trace.trace_id().to_string(), "{line}");
+    assert_eq!(line["user_id"], user.id.0, "{line}");
+    assert_eq!(line["email"], "test", "{line}");
+}
+
+#[tokio::test]
+async fn what_was_acknowledged_survives_sigkill_and_is_done_once() {
+    let folder = folder();
+    let mut acknowledged = Vec::new();
+    for round in 0..3 {
+        let program = Program::start(folder.path());
+        let users = UsersClient::grpc(client(program.address));
+        for number in 0..10 {
+            let email = format!("user-{round}-{number}");
+            acknowledged.push(users.create(Context::new(), email).await.unwrap());
+        }
+        // While requests are in flight.
+        let last = tokio::spawn(async move {
+            let key = format!("last-{round}").parse().unwrap();
+            let ctx = Context::new().with_idempotency_key(key);
+            users.create(ctx, format!("last-{round}")).await
+        });
+        tokio::task::yield_now().await;
+        drop(program);
+        let answered = last.await.unwrap();
+        // Nobody knows whether it was done; asked again with the same key, it is done once.
+        let program = Program::start(folder.path());
+        let key = format!("last-{round}").parse().unwrap();
+        let ctx = Context::new().with_idempotency_key(key);
+        let users = UsersClient::json(client(program.address));
+        let again = users.create(ctx, format!("last-{round}")).await.unwrap();
+        if let Ok(answered) = answered {
+            assert_eq!(answered, again);
+        }
+        acknowledged.push(again);
+    }
+    let program = Program::start(folder.path());
+    let users = UsersClient::json(client(program.address));
+    let page = users.list(Context::new(), Some(1000), None).await.unwrap();
+    assert_eq!(page.users, acknowledged);
+}
