@@ -261,7 +261,7 @@ mod tests {
             (
                 "KIT_DISCOVERY__FIXED__USERS",
                 "127.0.0.1",
-                r#"configuration: discovery.fixed (KIT_DISCOVERY__FIXED__USERS): users: "127.0.0.1" is not an address of the form host:port"#,
+                r#"configuration: discovery.fixed.users (KIT_DISCOVERY__FIXED__USERS): "127.0.0.1" is not an address of the form host:port"#,
             ),
         ] {
             assert_eq!(refused(variable, value), error);

@@ -9,7 +9,7 @@ pub mod consul;
 mod fixed;
 mod registration;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
 use http::uri::Authority;
 use serde::{Deserialize, Deserializer, de};
@@ -81,26 +81,43 @@ impl Discovery for Source {
 fn addresses_by_service<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<BTreeMap<ServiceName, Vec<Authority>>, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Addresses {
-        Text(String),
-        List(Vec<String>),
+    let services = BTreeMap::<ServiceName, Addresses>::deserialize(deserializer)?;
+    Ok(services
+        .into_iter()
+        .map(|(name, all)| (name, all.0))
+        .collect())
+}
+
+/// Addresses as a list, or as a text with commas.
+struct Addresses(Vec<Authority>);
+
+impl<'de> Deserialize<'de> for Addresses {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(AddressesVisitor)
+    }
+}
+
+struct AddressesVisitor;
+
+impl<'de> de::Visitor<'de> for AddressesVisitor {
+    type Value = Addresses;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("addresses of the form host:port, as a list or with commas between them")
     }
 
-    let raw = BTreeMap::<ServiceName, Addresses>::deserialize(deserializer)?;
-    raw.into_iter()
-        .map(|(service, addresses)| {
-            let addresses = match &addresses {
-                Addresses::Text(text) => text.split(',').map(address).collect(),
-                Addresses::List(list) => list.iter().map(|text| address(text)).collect(),
-            };
-            match addresses {
-                Ok(addresses) => Ok((service, addresses)),
-                Err(error) => Err(de::Error::custom(format!("{service}: {error}"))),
-            }
-        })
-        .collect()
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Addresses, E> {
+        let addresses: Result<_, _> = text.split(',').map(address).collect();
+        addresses.map(Addresses).map_err(E::custom)
+    }
+
+    fn visit_seq<A: de::SeqAccess<'de>>(self, mut list: A) -> Result<Addresses, A::Error> {
+        let mut addresses = Vec::new();
+        while let Some(text) = list.next_element::<String>()? {
+            addresses.push(address(&text).map_err(de::Error::custom)?);
+        }
+        Ok(Addresses(addresses))
+    }
 }
 
 /// `host:port`. A user name in front of it is no part of an address.
@@ -118,7 +135,7 @@ mod tests {
     use super::*;
 
     fn config(json: serde_json::Value) -> Result<DiscoveryConfig, String> {
-        serde_json::from_value(json).map_err(|error| error.to_string())
+        serde_path_to_error::deserialize(json).map_err(|error| error.to_string())
     }
 
     #[test]
@@ -144,8 +161,14 @@ mod tests {
             "http://a:1",
         ] {
             let error = config(serde_json::json!({"fixed": {"users": bad}})).unwrap_err();
-            assert!(error.contains("users: "), "{bad}: {error}");
+            assert!(error.starts_with("fixed.users: "), "{bad}: {error}");
+            assert!(error.contains("of the form host:port"), "{bad}: {error}");
         }
+        let error = config(serde_json::json!({"fixed": {"users": 8800}})).unwrap_err();
+        assert!(
+            error.contains("expected addresses of the form host:port"),
+            "{error}"
+        );
     }
 
     #[test]
