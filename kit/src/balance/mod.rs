@@ -146,7 +146,7 @@ struct Shared<S, G> {
     gate: Box<dyn Fn(&Endpoint) -> G + Send + Sync>,
     config: Live<BalanceConfig>,
     set: ArcSwap<Set<S, G>>,
-    /// Held by whoever makes the next set. Nobody waits for it.
+    /// Held by whoever makes the next set. No request waits for it.
     replacing: Mutex<()>,
 }
 
@@ -176,6 +176,19 @@ impl<S: Clone, G> Balance<S, G> {
 }
 
 impl<S, G, K> Balance<S, G, K> {
+    /// Calls `f` with the gate of each endpoint that is known now, so that its owner can replace its policy.
+    pub fn for_each_gate(&self, mut f: impl FnMut(&G)) {
+        // So that no set is made meanwhile from gates that `f` has not seen.
+        let _replacing = self
+            .shared
+            .replacing
+            .lock()
+            .expect("nothing panics under this lock");
+        for node in &self.shared.set.load().nodes {
+            f(&node.state.gate);
+        }
+    }
+
     /// The same endpoints, with answers judged by `classify`. Default: [`HttpClassify`].
     pub fn with_classify<L>(self, classify: L) -> Balance<S, G, L> {
         Balance {

@@ -87,12 +87,16 @@ pub struct Client {
     handles: Arc<Handles>,
 }
 
-type Stack = OutboundService<Balance<Connection<Replay<Body>>, Circuit>>;
+type Stack = OutboundService<Endpoints>;
+
+type Endpoints = Balance<Connection<Replay<Body>>, Circuit>;
 
 /// What replaces the policies of a client while it runs.
 struct Handles {
     outbound: Outbound,
+    endpoints: Endpoints,
     balance: Live<BalanceConfig>,
+    circuit_breaker: Live<CircuitBreakerConfig>,
 }
 
 impl Client {
@@ -107,13 +111,13 @@ impl Client {
         let connector = Connector {
             connect_timeout: config.connect_timeout,
         };
-        let circuit_breaker = config.circuit_breaker;
+        let circuit_breaker = Live::new(config.circuit_breaker);
         let balance = Live::new(config.balance);
         let circuit = {
-            let service = service.clone();
+            let (service, circuit_breaker) = (service.clone(), circuit_breaker.clone());
             move |endpoint: &Endpoint| {
                 let name = format!("{service}/{}", endpoint.id);
-                Circuit::new(name, circuit_breaker, Arc::clone(&observer))
+                Circuit::new(name, **circuit_breaker.get(), Arc::clone(&observer))
             }
         };
         let endpoints = Balance::new(
@@ -123,8 +127,13 @@ impl Client {
             circuit,
         );
         Self {
-            stack: outbound.layer(endpoints),
-            handles: Arc::new(Handles { outbound, balance }),
+            stack: outbound.layer(endpoints.clone()),
+            handles: Arc::new(Handles {
+                outbound,
+                endpoints,
+                balance,
+                circuit_breaker,
+            }),
         }
     }
 
@@ -136,6 +145,16 @@ impl Client {
     /// The handle that replaces how an endpoint is picked.
     pub fn balance(&self) -> &Live<BalanceConfig> {
         &self.handles.balance
+    }
+
+    /// Replaces when an endpoint is left alone, for the circuit breakers of all endpoints, those to come too. What
+    /// they have counted stays.
+    pub fn replace_circuit_breaker(&self, config: CircuitBreakerConfig) {
+        // In this order: an endpoint that comes in between is made from the new one, or found below.
+        self.handles.circuit_breaker.set(config);
+        self.handles
+            .endpoints
+            .for_each_gate(|circuit| circuit.replace(config));
     }
 }
 

@@ -21,6 +21,7 @@ use hyper_util::{
 };
 use kit::{
     Body, BoxError, Context, Rejection,
+    circuit_breaker::CircuitBreakerConfig,
     classify::{Retry, classify_error},
     client::{Client, ClientConfig},
     discovery::Fixed,
@@ -29,7 +30,7 @@ use kit::{
     rejection::{NotSent, find_cause},
 };
 use tokio::{
-    io::AsyncReadExt,
+    io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     task::JoinSet,
 };
@@ -218,6 +219,32 @@ async fn a_stream_that_the_peer_refused_never_arrived() {
         let mut connection = h2::server::handshake(stream).await.unwrap();
         while let Some(Ok((_, mut respond))) = connection.accept().await {
             respond.send_reset(h2::Reason::REFUSED_STREAM);
+        }
+    })
+    .await;
+    let error = ask(&once([peer.authority()]), Version::HTTP_2)
+        .await
+        .unwrap_err();
+    assert_eq!(classify_error(&error).retry, Retry::Always, "{error:?}");
+}
+
+#[tokio::test]
+async fn a_request_behind_the_last_one_that_the_peer_looked_at_never_arrived() {
+    const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+    // GOAWAY: the last stream is 0, and there is no error.
+    const GOAWAY: [u8; 17] = [0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    let peer = Peer::raw(|mut stream| async move {
+        stream.write_all(&SETTINGS).await.unwrap();
+        // The preface, then frames: length, type, flags and stream; then what the length says.
+        stream.read_exact(&mut [0; 24]).await.unwrap();
+        let mut head = [0; 9];
+        while stream.read_exact(&mut head).await.is_ok() {
+            let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+            let mut frame = vec![0; length as usize];
+            stream.read_exact(&mut frame).await.unwrap();
+            if head[3] == 1 {
+                stream.write_all(&GOAWAY).await.unwrap();
+            }
         }
     })
     .await;
@@ -426,4 +453,33 @@ async fn each_attempt_says_which_it_is_how_long_it_waits_and_where_in_the_trace_
     }
     spans.dedup();
     assert_eq!(spans.len(), 3, "a span for each attempt");
+}
+
+#[tokio::test]
+async fn the_policies_of_a_client_are_replaced_while_it_runs() {
+    let silent = Peer::silent().await;
+    let mut config = ClientConfig::default();
+    config.retry.attempts = NonZeroU32::MIN;
+    config.balance.panic_threshold = Ratio::ZERO;
+    let client = client_with([silent.authority()], config.clone());
+    client
+        .outbound()
+        .attempt_timeout
+        .timeout()
+        .set(Duration::from_millis(20));
+    client.replace_circuit_breaker(CircuitBreakerConfig {
+        consecutive_failures: NonZeroU32::MIN,
+        ..config.circuit_breaker
+    });
+    let ask = async || client.clone().oneshot(get()).await.unwrap_err();
+    let error = ask().await;
+    assert!(matches!(
+        Rejection::find(&*error),
+        Some(Rejection::TimedOut { .. })
+    ));
+    let error = ask().await;
+    assert!(matches!(
+        Rejection::find(&*error),
+        Some(Rejection::CircuitOpen { .. })
+    ));
 }

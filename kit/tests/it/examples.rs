@@ -19,7 +19,9 @@ macro_rules! examples {
 }
 
 examples! {
+    balance => "../../examples/balance.rs",
     circuit_breaker => "../../examples/circuit_breaker.rs",
+    client => "../../examples/client.rs",
     concurrency => "../../examples/concurrency.rs",
     deadline => "../../examples/deadline.rs",
     fault => "../../examples/fault.rs",
