@@ -46,7 +46,7 @@ impl Instance {
                 ("KIT_SERVER__ADMIN", admin.clone()),
                 ("KIT_DISCOVERY__CONSUL__ADDRESS", agent.address().to_owned()),
                 ("KIT_DATA", data.display().to_string()),
-                ("KIT_LOG__FILTER", "warn".to_owned()),
+                ("KIT_LOG__FILTER", "error".to_owned()),
             ],
             address: listen.parse()?,
             admin: format!("http://{admin}"),

@@ -74,8 +74,10 @@ impl Fleet {
             // Ctrl-C reaches `kit` alone, which then stops the services in good order.
             .process_group(0)
             .kill_on_drop(true);
-        if std::io::stdout().is_terminal() && env::var_os("KIT_LOG__FORMAT").is_none() {
-            command.env("KIT_LOG__FORMAT", "text");
+        if env::var_os("KIT_LOG__FORMAT").is_none() {
+            // People read text; whatever else reads gets one JSON object per line.
+            let terminal = std::io::stdout().is_terminal();
+            command.env("KIT_LOG__FORMAT", if terminal { "text" } else { "json" });
         }
         let mut process = command
             .spawn()

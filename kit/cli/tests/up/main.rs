@@ -5,4 +5,5 @@
 )]
 
 mod kit;
+mod services;
 mod supervision;
