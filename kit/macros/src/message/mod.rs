@@ -1,15 +1,16 @@
 //! `#[derive(kit::Message)]`: a struct as a message, an enum without data as an enum, a newtype as what it wraps.
 
-use std::collections::BTreeMap;
+mod settings;
 
-use proc_macro2::{Span, TokenStream};
+use proc_macro2::TokenStream;
 use quote::{format_ident, quote, quote_spanned};
 use syn::{
-    Attribute, Data, DataEnum, DeriveInput, Error, Field, Fields, Ident, LitInt, LitStr, Result,
-    ext::IdentExt, parse2, spanned::Spanned,
+    Data, DataEnum, DeriveInput, Error, Field, Fields, Result, ext::IdentExt, parse2,
+    spanned::Spanned,
 };
 
-use crate::names::{doc, rename_field, rename_variant};
+use self::settings::{Numbers, Settings, json_name};
+use crate::names::{rename_field, rename_variant};
 
 pub(crate) fn expand(item: TokenStream) -> Result<TokenStream> {
     let item: DeriveInput = parse2(item)?;
@@ -36,115 +37,6 @@ pub(crate) fn expand(item: TokenStream) -> Result<TokenStream> {
             data.union_token.span,
             "a union cannot be a message",
         )),
-    }
-}
-
-/// What `#[kit(...)]` and `#[serde(...)]` say about a type, a field or a variant.
-#[derive(Default)]
-struct Settings {
-    tag: Option<(u32, Span)>,
-    /// Generated, with a doc comment that says nothing to others.
-    undocumented: bool,
-    rename: Option<String>,
-    rename_all: Option<String>,
-    default: bool,
-    closed: bool,
-}
-
-impl Settings {
-    fn read(attributes: &[Attribute]) -> Result<Self> {
-        let mut settings = Self::default();
-        for attribute in attributes {
-            if attribute.path().is_ident("kit") {
-                attribute.parse_nested_meta(|meta| {
-                    if meta.path.is_ident("tag") {
-                        let tag: LitInt = meta.value()?.parse()?;
-                        settings.tag = Some((check_tag(&tag)?, tag.span()));
-                    } else if meta.path.is_ident("undocumented") {
-                        settings.undocumented = true;
-                    } else {
-                        return Err(meta.error("the only setting here is `tag = ...`"));
-                    }
-                    Ok(())
-                })?;
-            } else if attribute.path().is_ident("serde") {
-                // Serde itself tells what is wrong here; this only listens.
-                let _ = attribute.parse_nested_meta(|meta| {
-                    let word = meta.path.get_ident().map(Ident::to_string);
-                    match word.as_deref() {
-                        Some("rename") if meta.input.peek(syn::Token![=]) => {
-                            settings.rename = Some(meta.value()?.parse::<LitStr>()?.value());
-                        }
-                        Some("rename_all") if meta.input.peek(syn::Token![=]) => {
-                            settings.rename_all = Some(meta.value()?.parse::<LitStr>()?.value());
-                        }
-                        word => {
-                            settings.default |= word == Some("default");
-                            settings.closed |= word == Some("deny_unknown_fields");
-                            skip(&meta)?;
-                        }
-                    }
-                    Ok(())
-                });
-            }
-        }
-        Ok(settings)
-    }
-
-    fn doc(&self, attributes: &[Attribute]) -> String {
-        if self.undocumented {
-            String::new()
-        } else {
-            doc(attributes)
-        }
-    }
-}
-
-/// Passes over what follows a word: `= value`, `(...)`, or nothing.
-fn skip(meta: &syn::meta::ParseNestedMeta<'_>) -> Result<()> {
-    if meta.input.peek(syn::Token![=]) {
-        meta.value()?.parse::<syn::Expr>()?;
-    } else if meta.input.peek(syn::token::Paren) {
-        meta.input.parse::<proc_macro2::Group>()?;
-    }
-    Ok(())
-}
-
-/// Protobuf's range, without the numbers that it keeps for itself.
-fn check_tag(tag: &LitInt) -> Result<u32> {
-    match tag.base10_parse::<u32>()? {
-        number @ (1..19_000 | 20_000..=0x1fff_ffff) => Ok(number),
-        _ => Err(Error::new(
-            tag.span(),
-            "a number of a field is between 1 and 536870911, and not between 19000 and 19999",
-        )),
-    }
-}
-
-/// Numbers in the order of declaration: each the one after that before it, unless it says its own.
-struct Numbers {
-    next: u32,
-    taken: BTreeMap<u32, Ident>,
-}
-
-impl Numbers {
-    fn new() -> Self {
-        Self {
-            next: 1,
-            taken: BTreeMap::new(),
-        }
-    }
-
-    fn give(&mut self, name: &Ident, settings: &Settings) -> Result<u32> {
-        let (number, span) = settings.tag.unwrap_or((self.next, name.span()));
-        self.next = number + 1;
-        match self.taken.insert(number, name.clone()) {
-            None => Ok(number),
-            Some(other) => Err(Error::new(
-                span,
-                format!("`{other}` has the number {number} already"),
-            )),
-        }
     }
 }
 
@@ -258,21 +150,6 @@ fn message(item: &DeriveInput, fields: Vec<&Field>) -> Result<TokenStream> {
             }
         }
     })
-}
-
-/// The name in JSON, as serde gives it.
-fn json_name(
-    settings: &Settings,
-    own: &Settings,
-    name: &str,
-    rename: fn(&str, &str) -> Option<String>,
-) -> String {
-    let by_rule = || rename(own.rename_all.as_ref()?, name);
-    settings
-        .rename
-        .clone()
-        .or_else(by_rule)
-        .unwrap_or_else(|| name.to_owned())
 }
 
 fn enumeration(item: &DeriveInput, data: &DataEnum) -> Result<TokenStream> {

@@ -1,0 +1,67 @@
+//! Writes the client, which is an implementation of the trait.
+
+use proc_macro2::{Span, TokenStream};
+use quote::{format_ident, quote, quote_spanned};
+use syn::{Ident, ItemTrait, spanned::Spanned};
+
+use super::{
+    module_name,
+    parse::{Method, Reply},
+    request_name, unused,
+};
+
+pub(super) fn client(item: &ItemTrait, methods: &[Method]) -> TokenStream {
+    let (vis, service, module) = (&item.vis, &item.ident, module_name(item));
+    let name = format_ident!("{}Client", service);
+    let about = format!("Calls a [`{service}`] elsewhere, through any tower stack.");
+    let functions = methods.iter().enumerate().map(|(at, method)| {
+        let (function, request) = (&method.name, request_name(method));
+        let (ctx, output) = (&method.ctx, &method.output);
+        let names: Vec<_> = method.arguments.iter().map(|a| &a.name).collect();
+        let types = method.arguments.iter().map(|a| &a.ty);
+        let reply = match method.reply {
+            Reply::Nothing => quote! {
+                .map(|::kit::service::generated::Empty {}| ())
+            },
+            Reply::Message(_) => quote!(),
+        };
+        // Where the error type is not the kit's own, that is told at the type.
+        let answer = Ident::new("answer", output.span().resolved_at(Span::mixed_site()));
+        quote_spanned! {output.span()=>
+            async fn #function(&self, #ctx: ::kit::Context, #(#names: #types),*) -> #output {
+                let #answer: ::core::result::Result<_, ::kit::Error> = self
+                    .caller
+                    .unary(&#module::METHODS[#at], #ctx, #module::#request { #(#names),* })
+                    .await
+                    #reply;
+                #answer
+            }
+        }
+    });
+    let unused = unused();
+    quote! {
+        #[doc = #about]
+        #unused
+        #[derive(Clone, Debug)]
+        #vis struct #name<KitStack> {
+            caller: ::kit::service::client::Caller<KitStack>,
+        }
+
+        #unused
+        impl<KitStack: ::kit::service::client::Stack> #name<KitStack> {
+            /// Calls through `stack` as JSON over HTTP.
+            pub fn json(stack: KitStack) -> Self {
+                Self { caller: ::kit::service::client::Caller::new(stack, ::kit::wire::Wire::Json) }
+            }
+
+            /// Calls through `stack` as gRPC, which needs HTTP/2.
+            pub fn grpc(stack: KitStack) -> Self {
+                Self { caller: ::kit::service::client::Caller::new(stack, ::kit::wire::Wire::Grpc) }
+            }
+        }
+
+        impl<KitStack: ::kit::service::client::Stack> #service for #name<KitStack> {
+            #(#functions)*
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! Writes the module of what travels: the requests, the list of methods, and the description of it all.
+
+use proc_macro2::TokenStream;
+use quote::quote;
+use syn::{ItemTrait, ext::IdentExt};
+
+use super::{
+    module_name,
+    parse::{Argument, Method, Reply},
+    request_name, unused,
+};
+use crate::names::doc;
+
+pub(super) fn module(item: &ItemTrait, methods: &[Method], package: &str) -> TokenStream {
+    let (vis, service, module) = (&item.vis, &item.ident, module_name(item));
+    let about = format!("What [`{service}`](super::{service}) is made of on the wire.");
+    let name = service.unraw().to_string();
+    let full_name = format!("{package}.{name}");
+    let service_doc = doc(&item.attrs);
+
+    let requests = methods.iter().map(|method| {
+        let request = request_name(method);
+        let about = format!(
+            "The arguments of [`{service}::{}`](super::{service}::{}).",
+            method.name, method.name
+        );
+        let fields = method.arguments.iter().map(|Argument { name, ty }| {
+            let about = format!("The argument `{}`.", name.unraw());
+            quote! {
+                #[doc = #about]
+                #[kit(undocumented)]
+                pub #name: #ty,
+            }
+        });
+        quote! {
+            #[doc = #about]
+            #[derive(
+                ::kit::service::generated::serde::Serialize,
+                ::kit::service::generated::serde::Deserialize,
+                ::kit::Message,
+            )]
+            #[serde(crate = "::kit::service::generated::serde", deny_unknown_fields)]
+            #[kit(undocumented)]
+            #[allow(missing_debug_implementations, reason = "not every argument has one")]
+            pub struct #request {
+                #(#fields)*
+            }
+        }
+    });
+    let table = methods.iter().map(|method| {
+        let name = &method.camel;
+        let grpc_path = format!("/{full_name}/{name}");
+        let http_path = format!("/{}", method.name.unraw());
+        let idempotent = method.idempotent;
+        quote! {
+            ::kit::name::Method {
+                service: #full_name,
+                name: #name,
+                grpc_path: #grpc_path,
+                http_path: #http_path,
+                idempotent: #idempotent,
+            }
+        }
+    });
+    let shapes = methods.iter().enumerate().map(|(at, method)| {
+        let (doc, request) = (&method.doc, request_name(method));
+        let reply = match &method.reply {
+            Reply::Nothing => quote!(::kit::service::generated::Empty),
+            Reply::Message(ty) => quote!(#ty),
+        };
+        quote! {
+            ::kit::service::schema::MethodShape {
+                method: &METHODS[#at],
+                doc: #doc,
+                request: <#request as ::kit::service::message::Message>::shape(&mut types),
+                response: <#reply as ::kit::service::message::Message>::shape(&mut types),
+            }
+        }
+    });
+    let unused = unused();
+    quote! {
+        #[doc = #about]
+        #unused
+        #vis mod #module {
+            #[allow(unused_imports, reason = "the types of the arguments, if there are any")]
+            use super::*;
+
+            #(#requests)*
+
+            /// The methods, in the order of their declaration.
+            pub static METHODS: &[::kit::name::Method] = &[#(#table),*];
+
+            /// The service as others see it.
+            pub fn describe() -> ::kit::service::schema::Service {
+                #[allow(unused_mut, reason = "a service may have no methods")]
+                let mut types = ::kit::service::schema::Types::default();
+                ::kit::service::schema::Service {
+                    name: #name,
+                    package: #package,
+                    version: ::core::env!("CARGO_PKG_VERSION"),
+                    doc: #service_doc,
+                    methods: ::std::vec![#(#shapes),*],
+                    types,
+                }
+            }
+
+            /// The OpenAPI 3.1 document of the JSON side.
+            pub fn openapi() -> ::kit::service::generated::serde_json::Value {
+                describe().openapi()
+            }
+
+            /// The text of the `.proto` file of the gRPC side.
+            pub fn proto() -> ::std::string::String {
+                describe().proto()
+            }
+        }
+    }
+}

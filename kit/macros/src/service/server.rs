@@ -1,0 +1,104 @@
+//! Writes the tower service that answers calls.
+
+use proc_macro2::{Span, TokenStream};
+use quote::{format_ident, quote};
+use syn::{Ident, ItemTrait};
+
+use super::{
+    module_name,
+    parse::{Method, Reply},
+    request_name, unused,
+};
+
+pub(super) fn server(item: &ItemTrait, methods: &[Method]) -> TokenStream {
+    let (vis, service, module) = (&item.vis, &item.ident, module_name(item));
+    let name = format_ident!("{}Server", service);
+    let about =
+        format!("Serves [`{service}`] as JSON over HTTP and as gRPC. Clones share one handler.");
+    // Of the macro's own, so that an argument may have the same name.
+    let [handler, ctx, incoming] =
+        ["handler", "ctx", "incoming"].map(|name| Ident::new(name, Span::mixed_site()));
+    let calls = methods.iter().enumerate().map(|(at, method)| {
+        let (function, request) = (&method.name, request_name(method));
+        let fields: Vec<_> = method.arguments.iter().map(|a| &a.name).collect();
+        let reply = match method.reply {
+            Reply::Nothing => {
+                quote!(.map(|()| ::kit::service::generated::Empty {}))
+            }
+            Reply::Message(_) => quote!(),
+        };
+        quote! {
+            ::core::result::Result::Ok(#at) => {
+                ::kit::service::server::unary(
+                    &#module::METHODS[#at],
+                    #incoming,
+                    |#ctx, #module::#request { #(#fields),* }| async move {
+                        #service::#function(&*#handler, #ctx, #(#fields),*).await #reply
+                    },
+                )
+                .await
+            }
+        }
+    });
+    let unused = unused();
+    quote! {
+        #[doc = #about]
+        #unused
+        #[derive(Debug)]
+        #vis struct #name<KitHandler> {
+            handler: ::std::sync::Arc<KitHandler>,
+        }
+
+        impl<KitHandler> ::core::clone::Clone for #name<KitHandler> {
+            fn clone(&self) -> Self {
+                Self { handler: ::std::sync::Arc::clone(&self.handler) }
+            }
+        }
+
+        #unused
+        impl<KitHandler: #service> #name<KitHandler> {
+            /// Serves `handler`.
+            pub fn new(handler: KitHandler) -> Self {
+                Self { handler: ::std::sync::Arc::new(handler) }
+            }
+        }
+
+        impl<KitHandler, KitBody> ::kit::service::generated::tower_service::Service<::kit::service::generated::http::Request<KitBody>>
+            for #name<KitHandler>
+        where
+            KitHandler: #service,
+            KitBody: ::kit::service::server::RequestBody,
+        {
+            type Response = ::kit::service::generated::http::Response<::kit::Body>;
+            type Error = ::core::convert::Infallible;
+            type Future = ::kit::service::server::Answer;
+
+            fn poll_ready(
+                &mut self,
+                _: &mut ::core::task::Context<'_>,
+            ) -> ::core::task::Poll<::core::result::Result<(), Self::Error>> {
+                ::core::task::Poll::Ready(::core::result::Result::Ok(()))
+            }
+
+            fn call(
+                &mut self,
+                #incoming: ::kit::service::generated::http::Request<KitBody>,
+            ) -> Self::Future {
+                let #handler = ::std::sync::Arc::clone(&self.handler);
+                ::std::boxed::Box::pin(async move {
+                    ::core::result::Result::Ok(
+                        match ::kit::service::server::route(#module::METHODS, &#incoming) {
+                            #(#calls)*
+                            ::core::result::Result::Ok(_) => {
+                                ::core::unreachable!("a route is one of the methods")
+                            }
+                            ::core::result::Result::Err(refusal) => {
+                                refusal.into_response(::kit::wire::Wire::of(#incoming.headers()))
+                            }
+                        },
+                    )
+                })
+            }
+        }
+    }
+}
