@@ -1,5 +1,6 @@
 //! One trait, served and called on both wires.
 
+mod assembled;
 mod bad_input;
 mod codec;
 mod schema;
