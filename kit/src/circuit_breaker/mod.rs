@@ -6,7 +6,8 @@
 //! that belongs to an earlier state is ignored.
 //!
 //! What counts as a failure is [`classify`](crate::classify)'s to say. It sees the head of a response: a gRPC call
-//! that fails after its first message is not noticed here.
+//! that fails after its first message is not noticed here. A call whose future is dropped teaches nothing, so where
+//! this layer stands alone, a timeout belongs inside of it: one outside would only ever cancel.
 
 mod circuit;
 mod config;

@@ -25,8 +25,12 @@ examples! {
     concurrency => "../../examples/concurrency.rs",
     deadline => "../../examples/deadline.rs",
     fault => "../../examples/fault.rs",
+    metrics => "../../examples/metrics.rs",
     rate_limit => "../../examples/rate_limit.rs",
     retry => "../../examples/retry.rs",
+    server => "../../examples/server.rs",
+    service => "../../examples/service.rs",
+    trace => "../../examples/trace.rs",
 }
 
 #[test]
