@@ -120,7 +120,7 @@ impl Line {
 
     pub(super) fn fields(&mut self, fields: &Fields) {
         for (name, value) in &fields.0 {
-            if self.names.contains(name) {
+            if self.names.contains(name) || self.is_noise(name) {
                 continue;
             }
             self.names.push(name);
@@ -135,6 +135,11 @@ impl Line {
             }
             self.value(value);
         }
+    }
+
+    /// Which span of a trace it was is for programs that put spans together; people search for the trace.
+    fn is_noise(&self, name: &str) -> bool {
+        matches!(self.style, Style::Text { .. }) && name == "span_id"
     }
 
     pub(super) fn end(mut self) -> Vec<u8> {

@@ -2,7 +2,8 @@
 //!
 //! Lines go to standard output. In JSON a line is one object with `timestamp`, `level`, `target` and `message`,
 //! and beside them, at the top, the fields of the event and of the spans around it, inner ones first: so
-//! `jq 'select(.trace_id == "...")'` finds all that happened to a request. Text has the same in the same order.
+//! `jq 'select(.trace_id == "...")'` finds all that happened to a request. Text has the same in the same order, without
+//! `span_id`.
 //!
 //! A field whose name says that it is a secret is written as `***`, wherever it comes from.
 
@@ -277,7 +278,7 @@ mod tests {
     fn text_is_for_people_and_plain_where_there_is_no_terminal() {
         assert_eq!(
             logged(Format::Text, false, work),
-            "NOW  INFO t: done 1 ok=true ratio=0.5 text=\"a \\\"b\\\"\" span_id=2 upstream=users late=7 trace_id=abc\n"
+            "NOW  INFO t: done 1 ok=true ratio=0.5 text=\"a \\\"b\\\"\" upstream=users late=7 trace_id=abc\n"
         );
         assert!(logged(Format::Text, true, work).contains("\x1b[32m"));
     }

@@ -46,7 +46,7 @@ mod series;
 pub use observer::observer;
 pub use prometheus::{MetricsHandle, install};
 
-use series::{Answer, Key, Recorder, Verb};
+use series::{Answer, Key, Known, Recorder, Verb};
 
 /// Counts and times requests. Clones, and what they build, share their handles on the metrics; and so, through
 /// the process-wide recorder, do layers for the same service.
@@ -159,7 +159,7 @@ impl Entered {
             key: Key {
                 wire: Wire::of(request.headers()),
                 verb: Verb::of(request.method()),
-                method: context.and_then(|context| context.method),
+                method: context.and_then(|context| context.method).map(Known),
                 answer: Answer::Cancelled,
             },
         }
@@ -171,7 +171,7 @@ impl Entered {
             Ok(response) => {
                 let extensions = response.extensions();
                 if let Some(method) = extensions.get::<&'static Method>() {
-                    self.key.method = Some(method);
+                    self.key.method = Some(Known(method));
                 }
                 let error = extensions.get::<Error>();
                 let rejection = error.and_then(Error::rejection);

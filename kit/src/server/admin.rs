@@ -74,6 +74,7 @@ impl Admin {
     /// From now on it is not ready.
     pub(super) fn drain(&self) {
         self.0.draining.store(true, Relaxed);
+        gauge!("kit_ready").set(0.0);
     }
 
     async fn answer(self, request: Request<Body>) -> Response<Body> {
@@ -102,7 +103,6 @@ impl Admin {
     /// Who asks is told which check failed; why, is in the log.
     async fn ready(&self) -> Response<Body> {
         if self.0.draining.load(Relaxed) {
-            gauge!("kit_ready").set(0.0);
             return text(StatusCode::SERVICE_UNAVAILABLE, "draining\n");
         }
         let mut failed = String::new();
