@@ -202,12 +202,35 @@ async fn an_agent_that_forgot_everything_is_told_again_and_followed_again() {
     let registered = world.register(first.instance("users-1"));
     until(&mut watch, 1).await;
     world.event("Registered").await;
+    let mut other = watch.clone();
+    let emptied = tokio::spawn(async move {
+        while !other.see().unwrap().is_empty() {
+            other.changed().await;
+        }
+    });
     world.agent.kill().await;
     world.agent.start_again().await;
     world.event("Registered").await;
     let _second = world.register(second.instance("users-2"));
     until(&mut watch, 2).await;
+    // Meanwhile the agent said that nobody is there.
+    assert!(!emptied.is_finished());
+    emptied.abort();
     drop(registered);
+}
+
+#[tokio::test]
+async fn an_agent_that_came_back_is_believed_in_the_end_that_nobody_is_there() {
+    let mut world = World::new().await;
+    let mut watch = world.consul.watch(&users());
+    let instance = Healthy::listen().await;
+    let registered = world.register(instance.instance("users-1"));
+    until(&mut watch, 1).await;
+    world.agent.kill().await;
+    world.event("DiscoveryFailed").await;
+    drop(registered);
+    world.agent.start_again().await;
+    until(&mut watch, 0).await;
 }
 
 #[tokio::test]

@@ -118,24 +118,27 @@ impl Agent {
         Ok(Self { http, config })
     }
 
+    /// How long a question for changes waits, in general.
+    pub(super) fn wait(&self) -> Duration {
+        let (shortest, longest) = (Duration::from_secs(1), Duration::from_secs(600));
+        self.config.wait.clamp(shortest, longest)
+    }
+
     /// The passing instances of a service: at once if `index` is 0, else when they are no longer what they were
-    /// at `index`, or when the wait is over.
+    /// at `index`, or when `wait` is over.
     pub(super) async fn instances(
         &self,
         service: &ServiceName,
         index: u64,
+        wait: Duration,
     ) -> Result<Answer, ConsulError> {
-        let wait = self
-            .config
-            .wait
-            .clamp(Duration::from_secs(1), Duration::from_secs(600));
         let mut path = format!("/v1/health/service/{service}?passing=true");
         if let Some(datacenter) = &self.config.datacenter {
             path += &format!("&dc={}", segment(datacenter)?);
         }
         let mut timeout = TIMEOUT;
         if index > 0 {
-            path += &format!("&index={index}&wait={}ms", wait.as_millis());
+            path += &format!("&index={index}&wait={}ms", wait.as_millis().max(1));
             // The agent lengthens the wait by up to a sixteenth, so that not all come back at once.
             timeout += wait + wait / 16;
         }

@@ -2,7 +2,7 @@
 //!
 //! The rules are those of Consul's documentation (API features, "Blocking Queries") and of what agents were seen
 //! to do: [`next_index`] says which index to ask with, a token bucket bounds how often, and a failure leaves the
-//! set as it is.
+//! set as it is. That nobody is there is believed like any other answer, but for the first [`DOUBT`] after a failure.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -31,6 +31,10 @@ const BACKOFF: Backoff = Backoff {
     max: Duration::from_secs(60),
 };
 
+/// So long an agent that comes back is not believed that nobody is there. It may have lost what it knew, or not have
+/// checked anybody yet; instances notice that, register again and are checked within less.
+const DOUBT: Duration = Duration::from_secs(10);
+
 /// Keeps `set` up to date until it is aborted.
 pub(super) async fn follow(
     agent: Arc<Agent>,
@@ -39,15 +43,29 @@ pub(super) async fn follow(
     observer: SharedObserver,
 ) {
     let mut index = 0;
+    let mut wait = agent.wait();
     let mut failures = 0;
+    let mut doubt_ends = Instant::now();
     let mut bucket = Bucket::new(BURST, INTERVAL, Instant::now());
     loop {
         sleep_until(bucket.take(Instant::now())).await;
-        match agent.instances(&service, index).await {
+        match agent.instances(&service, index, wait).await {
             Ok(answer) => {
+                let now = Instant::now();
+                if failures > 0 || answer.index < index {
+                    doubt_ends = now + DOUBT;
+                }
                 failures = 0;
                 index = next_index(index, answer.index);
-                replace(&set, answer.endpoints, &service, &observer);
+                let doubt = doubt_ends.saturating_duration_since(now);
+                let known = set.borrow().as_ref().is_some_and(|set| !set.is_empty());
+                if known && answer.endpoints.is_empty() && !doubt.is_zero() {
+                    // Asked again when the doubt is over, or something changes.
+                    wait = doubt.min(agent.wait());
+                } else {
+                    wait = agent.wait();
+                    replace(&set, answer.endpoints, &service, &observer);
+                }
             }
             Err(error) => {
                 // An agent that comes back may have begun to count anew, and a question with an index beyond its
@@ -73,7 +91,7 @@ fn next_index(old: u64, new: u64) -> u64 {
     if new < old { 0 } else { new }
 }
 
-/// Replaces the set if it is another one, and says so. An empty set is believed like any other.
+/// Replaces the set if it is another one, and says so.
 fn replace(
     set: &watch::Sender<Option<Snapshot>>,
     new: Snapshot,
