@@ -51,7 +51,8 @@ pub struct Config {
     pub client: ClientConfig,
     /// How logs are written.
     pub log: LogConfig,
-    /// The folder of the database, `users.db`. Replicas on one machine share it. Default: the present one.
+    /// The folder with the database, `users.db`. Replicas on one machine share it. Default: the one in which the
+    /// program was started.
     pub data: PathBuf,
     /// How mails are handed over to the notificator.
     pub outbox: OutboxConfig,

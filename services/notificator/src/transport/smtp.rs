@@ -102,9 +102,13 @@ impl Smtp {
             matches!(code.category, Category::Unspecified3)
         };
         let never = error.is_permanent() && !error.status().is_some_and(about_us);
-        let told = match error.status() {
-            Some(_) => format!("the mail server said: {error}"),
-            None => "the mail server could not be reached".to_owned(),
+        let told = if error.status().is_some() {
+            format!("the mail server said: {error}")
+        } else if error.is_client() {
+            // It has no STARTTLS, or no SMTPUTF8 for an address that needs it; it may learn.
+            format!("the mail server does not know enough: {error}")
+        } else {
+            "the mail server could not be reached".to_owned()
         };
         let error = Error::unavailable(told).with_source(error);
         Err(match never {
@@ -117,5 +121,26 @@ impl Smtp {
 impl fmt::Debug for Smtp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Smtp")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_way_to_a_mail_server_can_be_made() {
+        for tls in [Tls::None, Tls::StartTls, Tls::Implicit] {
+            let config = SmtpConfig {
+                host: "mail.example.com".to_owned(),
+                port: None,
+                tls,
+                user: Some("kit".to_owned()),
+                password: Secret("hunter2".to_owned()),
+                timeout: default_timeout(),
+            };
+            let smtp = Smtp::new(&config, "localhost").unwrap();
+            assert!(!format!("{smtp:?} {config:?}").contains("hunter2"));
+        }
     }
 }

@@ -121,11 +121,15 @@ async fn exchange(
 }
 
 async fn start(folder: &Path, server: SocketAddr) -> Instance {
+    start_with(folder, server, Tls::None).await
+}
+
+async fn start_with(folder: &Path, server: SocketAddr, tls: Tls) -> Instance {
     Instance::start_with(folder, |config| {
         config.smtp = Some(SmtpConfig {
             host: server.ip().to_string(),
             port: Some(server.port()),
-            tls: Tls::None,
+            tls,
             user: None,
             password: Default::default(),
             timeout: Duration::from_secs(5),
@@ -213,4 +217,17 @@ async fn a_mail_waits_for_a_server_that_is_down_until_its_attempts_are_used_up()
     assert_eq!(waiting.reason, reason);
     let status = settled(&instance, &id).await;
     assert_eq!((status.status, status.reason), (State::Failed, reason));
+}
+
+#[tokio::test]
+async fn a_server_without_the_encryption_that_is_configured_gets_no_mail() {
+    let mut server = MailServer::start(&[]).await;
+    let folder = folder();
+    let instance = start_with(folder.path(), server.address, Tls::StartTls).await;
+    let Accepted { id } = send(&instance, "test", "").await;
+    let status = settled(&instance, &id).await;
+    assert_eq!(status.status, State::Failed);
+    let reason = status.reason.unwrap();
+    assert!(reason.contains("STARTTLS"), "{reason}");
+    assert!(server.mails.try_recv().is_err());
 }

@@ -1,5 +1,8 @@
 //! Bugs in the database.
 
+mod comments;
+mod requests;
+
 use kit::{
     Context, Error,
     sqlite::{self, Database, Queued},
@@ -9,9 +12,11 @@ use sqlx::SqliteConnection;
 use uuid::Uuid;
 
 use crate::{
-    api::{Bug, BugId, BugPage, Comment, CommentPage, Status, UserId},
+    api::{Bug, BugId, BugPage, Status, UserId},
     outbox::Mail,
 };
+pub(crate) use comments::{NewComment, add_comment, comments};
+use requests::{made_before, remember};
 
 /// The tables of this service.
 pub(crate) const SCHEMA: &str = include_str!("bugs.sql");
@@ -50,14 +55,6 @@ pub(crate) struct NewBug {
     pub(crate) description: String,
     pub(crate) reporter: UserId,
     pub(crate) assignee: Option<UserId>,
-}
-
-/// What somebody wants to say.
-#[derive(Clone, Debug, Serialize)]
-pub(crate) struct NewComment {
-    pub(crate) bug: BugId,
-    pub(crate) author: UserId,
-    pub(crate) text: String,
 }
 
 /// Which bugs are asked for.
@@ -217,83 +214,6 @@ pub(crate) async fn set_status(
     Ok((bug, true))
 }
 
-type CommentRow = (String, String, String, String, i64);
-
-fn comment((id, bug, author, text, created_at): CommentRow) -> Comment {
-    Comment {
-        id,
-        bug: BugId(bug),
-        author: UserId(author),
-        text,
-        created_at: sqlite::rfc3339(created_at),
-    }
-}
-
-/// Adds a comment. Says whether it is new, or was made by the same request before.
-///
-/// # Errors
-/// There is no such bug; the idempotency key of `ctx` was used with another request.
-pub(crate) async fn add_comment(
-    database: &Database,
-    ctx: &Context,
-    new: NewComment,
-) -> Result<(Comment, bool), Error> {
-    let mut transaction = database.write().await?;
-    if let Some(id) = made_before(&mut transaction, ctx, "comment", &new).await? {
-        let row: CommentRow =
-            sqlx::query_as("SELECT id, bug, author, text, created_at FROM comments WHERE id = ?")
-                .bind(id)
-                .fetch_one(&mut *transaction)
-                .await?;
-        return Ok((comment(row), false));
-    }
-    find(&mut transaction, &new.bug).await?.ok_or_else(no_bug)?;
-    let id = Uuid::now_v7().to_string();
-    remember(&mut transaction, ctx, "comment", &new, &id).await?;
-    let row = (id, new.bug.0, new.author.0, new.text, sqlite::now());
-    sqlx::query("INSERT INTO comments (id, bug, author, text, created_at) VALUES (?, ?, ?, ?, ?)")
-        .bind(&row.0)
-        .bind(&row.1)
-        .bind(&row.2)
-        .bind(&row.3)
-        .bind(row.4)
-        .execute(&mut *transaction)
-        .await?;
-    transaction.commit().await?;
-    Ok((comment(row), true))
-}
-
-/// The comments of one page.
-pub(crate) async fn comments(
-    database: &Database,
-    bug: &BugId,
-    page: Page<'_>,
-) -> Result<CommentPage, Error> {
-    get(database, bug).await?;
-    let after = sequence(
-        database,
-        "SELECT seq FROM comments WHERE id = ?",
-        page.after,
-    )
-    .await?;
-    let rows: Vec<CommentRow> = sqlx::query_as(
-        "SELECT id, bug, author, text, created_at FROM comments \
-         WHERE bug = ? AND seq > ? ORDER BY seq LIMIT ?",
-    )
-    .bind(&bug.0)
-    .bind(after)
-    .bind(i64::from(page.size) + 1)
-    .fetch_all(database.read())
-    .await?;
-    let (rows, more) = cut(rows, page.size);
-    let comments: Vec<_> = rows.into_iter().map(comment).collect();
-    let last = comments.last().filter(|_| more);
-    Ok(CommentPage {
-        next_page_token: last.map(|comment| comment.id.clone()),
-        comments,
-    })
-}
-
 /// The place after which a page begins.
 async fn sequence(
     database: &Database,
@@ -313,52 +233,4 @@ fn cut<R>(mut rows: Vec<R>, size: u32) -> (Vec<R>, bool) {
     let more = rows.len() > size as usize;
     rows.truncate(size as usize);
     (rows, more)
-}
-
-/// What the same request made before, if it did.
-async fn made_before(
-    connection: &mut SqliteConnection,
-    ctx: &Context,
-    method: &str,
-    request: &impl Serialize,
-) -> Result<Option<String>, Error> {
-    let Some(key) = &ctx.idempotency_key else {
-        return Ok(None);
-    };
-    let row: Option<(String, String)> =
-        sqlx::query_as("SELECT request, made FROM requests WHERE idempotency_key = ?")
-            .bind(key.as_str())
-            .fetch_optional(connection)
-            .await?;
-    match row {
-        None => Ok(None),
-        Some((before, made)) if before == text(method, request)? => Ok(Some(made)),
-        Some(_) => {
-            let rule = "was used for another request before";
-            Err(Error::invalid("idempotency-key", rule))
-        }
-    }
-}
-
-/// Keeps what a request makes, for when it comes again.
-async fn remember(
-    connection: &mut SqliteConnection,
-    ctx: &Context,
-    method: &str,
-    request: &impl Serialize,
-    made: &str,
-) -> Result<(), Error> {
-    if let Some(key) = &ctx.idempotency_key {
-        sqlx::query("INSERT INTO requests (idempotency_key, request, made) VALUES (?, ?, ?)")
-            .bind(key.as_str())
-            .bind(text(method, request)?)
-            .bind(made)
-            .execute(connection)
-            .await?;
-    }
-    Ok(())
-}
-
-fn text(method: &str, request: &impl Serialize) -> Result<String, Error> {
-    serde_json::to_string(&(method, request)).map_err(Error::internal)
 }
