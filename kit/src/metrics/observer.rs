@@ -22,16 +22,15 @@ impl Observer for Telemetry {
     fn observe(&self, event: Event<'_>) {
         match event {
             Event::CircuitOpened { circuit, open_for } => {
-                // The circuit is no label: circuits of endpoints come and go without bound.
-                counter!("kit_circuit_transitions_total", "to" => "open").increment(1);
+                transition(circuit, "open");
                 warn!(circuit, ?open_for, "circuit opened");
             }
             Event::CircuitHalfOpened { circuit } => {
-                counter!("kit_circuit_transitions_total", "to" => "half_open").increment(1);
+                transition(circuit, "half_open");
                 info!(circuit, "circuit half-open");
             }
             Event::CircuitClosed { circuit } => {
-                counter!("kit_circuit_transitions_total", "to" => "closed").increment(1);
+                transition(circuit, "closed");
                 info!(circuit, "circuit closed");
             }
             Event::Retried {
@@ -94,6 +93,16 @@ impl Observer for Telemetry {
             }
         }
     }
+}
+
+/// The label is what stands before the first `/` in the circuit's name, the service: endpoints come and go
+/// without bound.
+fn transition(circuit: &str, to: &'static str) {
+    let service = circuit
+        .split_once('/')
+        .map_or(circuit, |(service, _)| service);
+    counter!("kit_circuit_transitions_total", "peer_service" => service.to_owned(), "to" => to)
+        .increment(1);
 }
 
 fn registration(result: &'static str) {

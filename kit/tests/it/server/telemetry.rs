@@ -261,7 +261,7 @@ fn events_of_all_kinds() {
     let retry_in = Duration::from_secs(1);
     for event in [
         Event::CircuitOpened {
-            circuit: "observed",
+            circuit: "observed/10.0.0.1:80",
             open_for: retry_in,
         },
         Event::CircuitHalfOpened {
@@ -315,6 +315,12 @@ async fn every_metric_has_a_help_text_and_counters_end_in_total() {
         &[peer, "change=\"removed\""],
     );
     assert_eq!(removed, 1.0);
+    let opened = value(
+        &metrics,
+        "kit_circuit_transitions_total",
+        &[peer, "to=\"open\""],
+    );
+    assert_eq!(opened, 1.0, "an endpoint is no label");
     let mut types = 0;
     for line in metrics.lines() {
         if let Some((name, kind)) = line
