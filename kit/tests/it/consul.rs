@@ -5,15 +5,18 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering::SeqCst},
+        atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
     },
     time::Duration,
 };
 
+use http::Request;
 use kit::{
+    Body,
+    client::{Client, ClientConfig},
     discovery::{Check, Consul, ConsulConfig, Instance, Registered},
     endpoint::{Discovery, Snapshot, Watch},
-    event::{Event, Observer},
+    event::{Event, Observer, nobody},
     name::ServiceName,
 };
 use tokio::{
@@ -23,6 +26,7 @@ use tokio::{
     task::AbortHandle,
     time::timeout,
 };
+use tower::ServiceExt;
 
 use crate::support::consul::Agent;
 
@@ -33,6 +37,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 struct Healthy {
     address: SocketAddr,
     well: Arc<AtomicBool>,
+    /// Requests that were no checks.
+    calls: Arc<AtomicUsize>,
     task: AbortHandle,
 }
 
@@ -42,10 +48,14 @@ impl Healthy {
         let address = listener.local_addr().unwrap();
         let well = Arc::new(AtomicBool::new(true));
         let says = Arc::clone(&well);
+        let calls = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&calls);
         let task = tokio::spawn(async move {
             loop {
                 let (mut stream, _) = listener.accept().await.unwrap();
-                let _ = stream.read(&mut [0; 1024]).await;
+                let mut request = [0; 1024];
+                let _ = stream.read(&mut request).await;
+                count.fetch_add(usize::from(request.starts_with(b"POST")), SeqCst);
                 let status = if says.load(SeqCst) { 200 } else { 503 };
                 let answer =
                     format!("HTTP/1.1 {status} \r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
@@ -55,6 +65,7 @@ impl Healthy {
         Self {
             address,
             well,
+            calls,
             task: task.abort_handle(),
         }
     }
@@ -317,4 +328,40 @@ async fn a_token_that_is_refused_leaves_the_set_unknown_and_the_right_one_finds_
     let registered = world.register(instance.instance("users-1"));
     until(&mut watch, 1).await;
     registered.deregister().await.unwrap();
+}
+
+#[tokio::test]
+async fn calls_go_on_when_an_instance_dies_and_reach_the_one_that_comes() {
+    let world = World::new().await;
+    let mut watch = world.consul.watch(&users());
+    let [first, second] = [Healthy::listen().await, Healthy::listen().await];
+    let _registered = [(&first, "users-1"), (&second, "users-2")]
+        .map(|(healthy, id)| world.register(healthy.instance(id)));
+    until(&mut watch, 2).await;
+
+    let client = Client::new(&world.consul, users(), ClientConfig::default(), nobody());
+    let call = async || {
+        let request = Request::post("/create").body(Body::full("{}")).unwrap();
+        let response = client.clone().oneshot(request).await.unwrap();
+        assert_eq!(response.status(), 200);
+    };
+    for _ in 0..50 {
+        call().await;
+    }
+    // Nobody listens there any more, and the registry does not know yet.
+    drop(first);
+    tokio::task::yield_now().await;
+    for _ in 0..50 {
+        call().await;
+    }
+    until(&mut watch, 1).await;
+    let third = Healthy::listen().await;
+    let _third = world.register(third.instance("users-3"));
+    until(&mut watch, 2).await;
+    let reached = timeout(PATIENCE, async {
+        while third.calls.load(SeqCst) == 0 {
+            call().await;
+        }
+    });
+    reached.await.unwrap();
 }
