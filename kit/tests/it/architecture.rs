@@ -151,3 +151,27 @@ fn the_reader_of_use_lines_reads_them() {
     let named: Vec<_> = named_modules(source).into_iter().collect();
     assert_eq!(named, ["balance", "retry", "trace"]);
 }
+
+#[test]
+fn the_tree_has_one_version_of_what_must_not_be_doubled() {
+    let lock =
+        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../Cargo.lock")).unwrap();
+    let versions = |name: &str| lock.matches(&format!("name = \"{name}\"\n")).count();
+    for name in [
+        "h2",
+        "http",
+        "hyper",
+        "hyper-util",
+        "prost",
+        "rustls",
+        "tokio",
+        "tonic",
+        "tower",
+    ] {
+        assert_eq!(versions(name), 1, "{name}");
+    }
+    // The first pins an HTTP stack of its own with open advisories; the others need a C toolchain or OpenSSL.
+    for name in ["consulrs", "openssl", "aws-lc-rs"] {
+        assert_eq!(versions(name), 0, "{name}");
+    }
+}
