@@ -37,37 +37,37 @@ const ROOMS: &[&str] = &[
 /// Put the others together, and may speak of all.
 const ASSEMBLY: &[&str] = &["client", "config", "server", "service", "sqlite"];
 
-/// All Rust files of the library, each with the room it belongs to.
-fn files() -> Vec<(String, PathBuf)> {
+/// All Rust files below a folder of the workspace, what was built left out.
+fn rust_files(dir: &str) -> Vec<PathBuf> {
     fn walk(dir: &Path, found: &mut Vec<PathBuf>) {
         for entry in fs::read_dir(dir).unwrap() {
             let path = entry.unwrap().path();
-            if path.is_dir() {
+            if path.is_dir() && path.file_name().is_none_or(|name| name != "target") {
                 walk(&path, found);
             } else if path.extension().is_some_and(|extension| extension == "rs") {
                 found.push(path);
             }
         }
     }
-    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut found = Vec::new();
-    walk(&src, &mut found);
-    let room = |path: &Path| {
-        let first = path
-            .strip_prefix(&src)
-            .unwrap()
-            .components()
-            .next()
-            .unwrap();
-        first
-            .as_os_str()
-            .to_str()
-            .unwrap()
-            .trim_end_matches(".rs")
-            .to_owned()
-    };
+    walk(&workspace().join(dir), &mut found);
     found
-        .into_iter()
+}
+
+fn workspace() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+}
+
+/// All Rust files of the library, each with the room it belongs to.
+fn files() -> Vec<(String, PathBuf)> {
+    let src = workspace().join("kit/src");
+    let room = |path: &Path| {
+        let first = path.strip_prefix(&src).unwrap().components().next();
+        let first = first.unwrap().as_os_str().to_str().unwrap();
+        first.trim_end_matches(".rs").to_owned()
+    };
+    let files = rust_files("kit/src").into_iter();
+    files
         .map(|path| (room(&path), path))
         .filter(|(room, _)| room != "lib")
         .collect()
@@ -154,8 +154,7 @@ fn the_reader_of_use_lines_reads_them() {
 
 #[test]
 fn the_tree_has_one_version_of_what_must_not_be_doubled() {
-    let lock =
-        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../Cargo.lock")).unwrap();
+    let lock = fs::read_to_string(workspace().join("Cargo.lock")).unwrap();
     let versions = |name: &str| lock.matches(&format!("name = \"{name}\"\n")).count();
     for name in [
         "h2",
@@ -174,4 +173,28 @@ fn the_tree_has_one_version_of_what_must_not_be_doubled() {
     for name in ["consulrs", "openssl", "aws-lc-rs"] {
         assert_eq!(versions(name), 0, "{name}");
     }
+}
+
+#[test]
+fn every_promise_names_tests_that_exist() {
+    let text = fs::read_to_string(workspace().join("ARCHITECTURE.md")).unwrap();
+    let promises = text
+        .split("\n## ")
+        .find(|part| part.starts_with("Promises"))
+        .unwrap();
+    let code: String = ["kit", "services", "chaos"]
+        .into_iter()
+        .flat_map(rust_files)
+        .map(|path| fs::read_to_string(path).unwrap())
+        .collect();
+    // Between every second pair of backticks; the name of a test is a sentence, that of a lint is not.
+    let named = promises
+        .split('`')
+        .skip(1)
+        .step_by(2)
+        .filter(|name| name.matches('_').count() > 2);
+    let missing: Vec<_> = named
+        .filter(|name| !code.contains(&format!("fn {name}(")))
+        .collect();
+    assert!(missing.is_empty(), "{missing:#?}");
 }
