@@ -1,9 +1,11 @@
 //! Stops asking a peer that fails, and lets a few probes through until it is back.
 //!
-//! Nygard, "Release It!" (2007): *closed*, calls pass; *open*, they are refused with
-//! [`Rejection::CircuitOpen`](crate::Rejection::CircuitOpen); *half open*, as many probes as configured pass and decide. The rule for failures in a row
-//! is failsafe's; admission is the kit's own: probes are counted, a cancelled one gives its place back, and a result
-//! that belongs to an earlier state is ignored.
+//! Nygard, "Release It!" (2007): *closed*, calls pass; *open*, they are refused with [`Rejection::CircuitOpen`];
+//! *half open*, as many probes as configured pass and decide. The rule for failures in a row is failsafe's; admission
+//! is the kit's own: probes are counted, a cancelled one gives its place back, and a result that belongs to an
+//! earlier state is ignored.
+//!
+//! [`Rejection::CircuitOpen`]: crate::Rejection::CircuitOpen
 //!
 //! What counts as a failure is [`classify`](crate::classify)'s to say. It sees the head of a response: a gRPC call
 //! that fails after its first message is not noticed here. A call whose future is dropped teaches nothing, so where
@@ -74,7 +76,8 @@ impl<S, C: Clone> Layer<S> for CircuitBreakerLayer<C> {
     }
 }
 
-/// Fails with [`Rejection::CircuitOpen`](crate::Rejection::CircuitOpen) while the circuit is open. Clones share the circuit.
+/// Fails with [`Rejection::CircuitOpen`](crate::Rejection::CircuitOpen) while the circuit is open. Clones share the
+/// circuit.
 #[derive(Clone, Debug)]
 pub struct CircuitBreaker<S, C = HttpClassify> {
     inner: S,
