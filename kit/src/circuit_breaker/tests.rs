@@ -259,10 +259,13 @@ async fn a_peer_that_fails_is_asked_again_after_a_while() {
     tokio::time::advance(SECOND).await;
     // A probe that nobody waits for decides nothing.
     assert_ready_ok!(service.poll_ready());
-    drop(service.call("c"));
+    let mut cancelled = task::spawn(service.call("c"));
+    assert_pending!(cancelled.poll());
     assert_request_eq!(peer, "c");
+    drop(cancelled);
     assert_ready_ok!(service.poll_ready());
     let mut call = task::spawn(service.call("d"));
+    assert_pending!(call.poll());
     assert_request_eq!(peer, "d").send_response("ok");
     assert_ready_ok!(call.poll());
 }

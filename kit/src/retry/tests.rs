@@ -115,6 +115,27 @@ async fn what_never_reached_the_peer_is_sent_again_whatever_it_does() {
     assert_ready_ok!(call.poll());
 }
 
+/// Keeps its request until it is dropped, as a connection's future may; connects the second time only.
+struct Keeps(Request<Replay<KitBody>>);
+
+impl Future for Keeps {
+    type Output = Result<Response<()>, NotSent>;
+
+    fn poll(self: Pin<&mut Self>, _: &mut Task<'_>) -> Poll<Self::Output> {
+        let context = Context::of(self.0.extensions());
+        Poll::Ready(match context.previous_attempts {
+            0 => Err(NotSent("refused".into())),
+            _ => Ok(Response::default()),
+        })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unread_body_comes_back_from_a_future_that_keeps_it() {
+    let mut service = layer().layer(tower::service_fn(Keeps));
+    assert_eq!(service.call(post("pay")).await.unwrap().status(), 200);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_body_that_is_still_being_sent_is_not_sent_again() {
     let (mut service, mut peer) = spawn(layer());
