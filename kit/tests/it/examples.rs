@@ -30,6 +30,7 @@ examples! {
     retry => "../../examples/retry.rs",
     server => "../../examples/server.rs",
     service => "../../examples/service.rs",
+    tower_http => "../../examples/tower_http.rs",
     trace => "../../examples/trace.rs",
 }
 
