@@ -189,6 +189,20 @@ async fn an_instance_is_found_from_its_registration_to_its_deregistration() {
 }
 
 #[tokio::test]
+async fn an_instance_may_have_any_id() {
+    let world = World::new().await;
+    let mut watch = world.consul.watch(&users());
+    let instance = Healthy::listen().await;
+    for id in ["users/1?a=b#c%2f", "127.0.0.1:8800", "\"'\\<>&"] {
+        let registered = world.register(instance.instance(id));
+        let set = until(&mut watch, 1).await;
+        assert_eq!(set[0].id.as_str(), format!("{id}@n1"));
+        registered.deregister().await.unwrap();
+        until(&mut watch, 0).await;
+    }
+}
+
+#[tokio::test]
 async fn an_instance_whose_check_fails_is_not_found_until_it_is_well_again() {
     let world = World::new().await;
     let mut watch = world.consul.watch(&users());
