@@ -5,8 +5,8 @@
 )]
 
 mod bad_input;
-mod kill;
 mod mails;
+mod program;
 mod support;
 
 use std::collections::BTreeMap;

@@ -1,4 +1,4 @@
-//! The program itself, killed as no destructor expects it.
+//! The program itself: its log, its end, and being killed as no destructor expects it.
 
 use std::{
     io::{BufRead, BufReader},
@@ -28,18 +28,24 @@ impl Drop for Program {
     }
 }
 
+fn command(folder: &Path, listen: &str) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_users"));
+    command
+        .env_clear()
+        .env("KIT_SERVER__LISTEN", listen)
+        .env("KIT_SERVER__DRAIN__WATCHERS", "0s")
+        .env("KIT_LOG__FORMAT", "json")
+        .env("KIT_DATA", folder)
+        // The port of the discard protocol, where nobody listens.
+        .env("KIT_DISCOVERY__FIXED__NOTIFICATOR", "127.0.0.1:9")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command
+}
+
 impl Program {
     fn start(folder: &Path) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_users"))
-            .env_clear()
-            .env("KIT_SERVER__LISTEN", "127.0.0.1:0")
-            .env("KIT_LOG__FORMAT", "json")
-            .env("KIT_DATA", folder)
-            // The port of the discard protocol, where nobody listens.
-            .env("KIT_DISCOVERY__FIXED__NOTIFICATOR", "127.0.0.1:9")
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut child = command(folder, "127.0.0.1:0").spawn().unwrap();
         let log = BufReader::new(child.stdout.take().unwrap());
         let mut program = Self {
             child,
@@ -118,4 +124,43 @@ async fn what_was_acknowledged_survives_sigkill_and_is_done_once() {
     let users = UsersClient::json(client(program.address));
     let page = users.list(Context::new(), Some(1000), None).await.unwrap();
     assert_eq!(page.users, acknowledged);
+}
+
+#[tokio::test]
+async fn sigterm_ends_it_with_success() {
+    let folder = folder();
+    let mut program = Program::start(folder.path());
+    let users = UsersClient::json(client(program.address));
+    users.create(Context::new(), "test".into()).await.unwrap();
+    let pid = program.child.id().to_string();
+    assert!(
+        Command::new("kill")
+            .args(["-TERM", &pid])
+            .status()
+            .unwrap()
+            .success()
+    );
+    program.line("stopped");
+    assert!(program.child.wait().unwrap().success());
+}
+
+#[test]
+fn what_keeps_it_from_starting_is_told_and_is_no_success() {
+    let folder = folder();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = listener.local_addr().unwrap().to_string();
+    let output = command(folder.path(), &taken)
+        .env("KIT_SERVER__ADMIN", "127.0.0.1:0")
+        .output()
+        .unwrap();
+    assert!(!output.status.success());
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(error.contains(&taken), "{error}");
+
+    let file = folder.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    let output = command(&file, "127.0.0.1:0").output().unwrap();
+    assert!(!output.status.success());
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(error.contains("the folder of the database"), "{error}");
 }
