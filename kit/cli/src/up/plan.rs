@@ -258,3 +258,86 @@ impl fmt::Display for Table {
 pub(crate) fn wants_colour() -> bool {
     env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn services() -> Vec<Service> {
+        let service = |name: &str, port| Service {
+            name: name.to_owned(),
+            port,
+            example: None,
+        };
+        vec![service("users", 8800), service("bugs", 8802)]
+    }
+
+    fn plan(replicas: &[&str], consul: Option<&str>) -> Result<Plan> {
+        let options = Options {
+            replicas: replicas.iter().map(|text| text.parse().unwrap()).collect(),
+            data: "data".into(),
+            consul: consul.map(str::to_owned),
+            release: false,
+            port_offset: 0,
+        };
+        Plan::new(&services(), &options)
+    }
+
+    fn told(plan: &Plan, instance: usize, name: &str) -> Option<String> {
+        let variables = plan.environment(&plan.instances[instance]);
+        variables
+            .into_iter()
+            .find_map(|(each, value)| (each == name).then_some(value))
+    }
+
+    #[test]
+    fn a_further_instance_listens_ten_ports_on_and_its_admin_port_a_thousand() {
+        let plan = plan(&["users=2"], None).unwrap();
+        let ports: Vec<_> = plan
+            .instances
+            .iter()
+            .map(|each| (each.name.as_str(), each.listen.port(), each.admin.port()))
+            .collect();
+        let expected = [
+            ("users", 8800, 9800),
+            ("users-2", 8810, 9810),
+            ("bugs", 8802, 9802),
+        ];
+        assert_eq!(ports, expected);
+        assert_eq!(
+            told(&plan, 2, "KIT_DISCOVERY__FIXED__USERS").as_deref(),
+            Some("127.0.0.1:8800,127.0.0.1:8810")
+        );
+        assert_eq!(told(&plan, 0, "KIT_DISCOVERY__CONSUL__ADDRESS"), None);
+    }
+
+    #[test]
+    fn with_consul_nobody_gets_a_list() {
+        let plan = plan(&[], Some("127.0.0.1:8500/")).unwrap();
+        assert_eq!(
+            told(&plan, 0, "KIT_DISCOVERY__CONSUL__ADDRESS").as_deref(),
+            Some("http://127.0.0.1:8500")
+        );
+        assert_eq!(told(&plan, 0, "KIT_DISCOVERY__FIXED__USERS"), None);
+    }
+
+    #[test]
+    fn what_cannot_run_is_refused_with_the_reason() {
+        let error = |replicas| plan(replicas, None).unwrap_err().to_string();
+        assert_eq!(
+            error(&["user=2"]),
+            "--replicas user=2: there is no service \"user\", only users, bugs"
+        );
+        assert_eq!(
+            error(&["users=101"]),
+            "users and users-101 would both need port 9800"
+        );
+        assert_eq!(
+            error(&["bugs=6000"]),
+            "instance 5575 of bugs would need port 65542"
+        );
+        for wrong in ["users", "users=", "users=0", "users=many"] {
+            assert!(wrong.parse::<Replicas>().is_err(), "{wrong}");
+        }
+    }
+}
