@@ -1,4 +1,4 @@
-//! Set-up and long jobs of this workspace: `cargo xtask tools | test`.
+//! Set-up and long jobs of this workspace: `cargo xtask tools | test | compose-test`.
 //!
 //! What a shell script would become once it has to be right: each job says what it does, stops at the first step
 //! that fails, says which one, and exits with the right code.
@@ -25,7 +25,7 @@ struct Cli {
 enum Job {
     /// Gets what the tests need, a real Consul, into target/tools, without root, and says where it is
     Tools,
-    /// Checks formatting and lints, then runs the unit, integration, documentation and chaos tests
+    /// Checks formatting, lints and documentation, then runs the unit, integration, documentation and chaos tests
     Test,
     /// Brings up docker-compose.yml, tries it, kills a container of it, and takes it down again
     ComposeTest,

@@ -27,6 +27,13 @@ pub(crate) fn run() -> Result<ExitCode> {
         "warnings are errors here",
     )?;
 
+    announce("Documentation");
+    let mut doc = cargo(&["doc", "--quiet", "--workspace", "--no-deps"]);
+    run_step(
+        doc.env("RUSTDOCFLAGS", "-D warnings"),
+        "warnings are errors here",
+    )?;
+
     announce("Tools");
     let consul = tools::consul()?;
     eprintln!("consul: {}", consul.display());
