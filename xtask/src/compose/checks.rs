@@ -28,6 +28,13 @@ pub(super) fn all(stack: &Stack) -> Result<()> {
         eventually(|| healthy(&consul, service, 1))?;
     }
 
+    announce("Docker finds the containers healthy, by what the image itself says");
+    for service in SERVICES {
+        for container in stack.containers(service)? {
+            eventually(|| docker_healthy(&container))?;
+        }
+    }
+
     announce("The request that creates a user");
     let create = format!("{users}/create");
     let body = r#"{"email": "test"}"#;
@@ -112,6 +119,18 @@ fn healthy(consul: &str, service: &str, count: usize) -> Result<()> {
         "Consul has {found} healthy instances of {service}, not {count}"
     );
     println!("{service}: {found} healthy");
+    Ok(())
+}
+
+fn docker_healthy(container: &str) -> Result<()> {
+    let mut inspect = docker();
+    inspect.args(["inspect", "--format", "{{.State.Health.Status}}", container]);
+    let status = output(&mut inspect)?;
+    ensure!(
+        status.trim() == "healthy",
+        "{container} is {}",
+        status.trim()
+    );
     Ok(())
 }
 

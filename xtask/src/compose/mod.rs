@@ -19,10 +19,9 @@ pub(crate) fn run() -> Result<()> {
     );
     let stack = Stack::new(images::variables()?)?;
 
+    let taken_down_at_the_end = stack.take_down_at_the_end()?;
     announce("Building the services");
     stack.run(&["build"])?;
-
-    let taken_down_at_the_end = stack.take_down_at_the_end()?;
     announce("Starting");
     stack.run(&["up", "-d", "--no-build"])?;
     let result = checks::all(&stack);
