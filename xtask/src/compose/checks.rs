@@ -50,7 +50,7 @@ pub(super) fn all(stack: &Stack) -> Result<()> {
         stack
             .output(&["logs", "--no-color", "users"])?
             .lines()
-            .any(|line| line.contains("\"trace_id\":\"") && line.contains("/create")),
+            .any(|line| line.contains("\"trace_id\":\"") && line.contains("users.Users/Create")),
         "users logged no line of JSON with the trace id of the request"
     );
     eventually(|| {
