@@ -8,7 +8,7 @@ ARG RUNTIME_IMAGE=debian:bookworm-slim
 FROM ${BUILD_IMAGE} AS manifests
 WORKDIR /src
 COPY . .
-RUN find . -type f ! -name Cargo.toml ! -name Cargo.lock ! -path '*/benches/*.rs' ! -path '*/examples/*.rs' -delete \
+RUN find . -type f ! -name Cargo.toml ! -name Cargo.lock ! -path '*/benches/*.rs' -delete \
  && find . -type f -name '*.rs' | while read -r file; do echo 'fn main() {}' > "$file"; done \
  && find . -mindepth 2 -name Cargo.toml | while read -r file; do \
       mkdir -p "${file%/*}/src" && : > "${file%/*}/src/lib.rs" && echo 'fn main() {}' > "${file%/*}/src/main.rs"; done \

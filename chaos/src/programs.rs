@@ -1,7 +1,7 @@
 //! The programs of the services, built as `kit up` builds them.
 
 use std::{
-    env,
+    env, fs,
     path::{Path, PathBuf},
     process::Command,
     sync::{Mutex, PoisonError},
@@ -10,11 +10,12 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use cargo_metadata::Message;
 
-/// Builds the program of a service, unless it is up to date, and says where it is. Blocks the thread.
+/// Builds the program of a service, unless it is up to date, and copies it into the folder `into`: what is restarted
+/// must be what was killed, also when somebody builds meanwhile. Blocks the thread.
 ///
 /// # Errors
 /// If it cannot be built; cargo has then said why.
-pub fn program(service: &str) -> Result<PathBuf> {
+pub fn program(service: &str, into: &Path) -> Result<PathBuf> {
     // Two builds at once only wait for each other.
     static ONE: Mutex<()> = Mutex::new(());
     let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
@@ -40,5 +41,7 @@ pub fn program(service: &str) -> Result<PathBuf> {
         }
     }
     let found = found.with_context(|| format!("there is no program {service}"))?;
-    Ok(found.into_std_path_buf())
+    let copy = into.join(service);
+    fs::copy(&found, &copy).with_context(|| format!("{found} could not be copied"))?;
+    Ok(copy)
 }

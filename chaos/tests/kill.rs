@@ -106,8 +106,8 @@ async fn start(program: &Path, agent: &Agent, data: &Path) -> Instance {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_instance_loses_nothing_gets_nothing_and_is_used_again_when_it_is_back() {
-    let program = chaos::program("users").unwrap();
     let data = tempfile::tempdir().unwrap();
+    let program = chaos::program("users", data.path()).unwrap();
     let agent = Agent::start().await.unwrap();
     let mut victim = start(&program, &agent, data.path()).await;
     let others = [
