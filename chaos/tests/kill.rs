@@ -31,7 +31,7 @@ struct User {
     created_at: String,
 }
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// 100 requests a second, whatever happens. Every second one creates a user, with an idempotency key, as a caller
 /// does who wants to be able to ask again; the others read a user that was acknowledged before.
@@ -146,14 +146,15 @@ async fn a_killed_instance_loses_nothing_gets_nothing_and_is_used_again_when_it_
 
     victim.restart().await.unwrap();
     known(&watch, 3).await;
-    let served = eventually("the victim is used again", PATIENCE, async || {
-        victim.requests().await.ok().filter(|served| *served > 0)
+    // Used and not only probed. How soon is the balancer's to decide, which trusts a newcomer little at first.
+    let used = eventually("the victim is used again", PATIENCE, async || {
+        let served = victim.requests().await.ok()?;
+        (served >= 50).then_some(())
     })
     .await;
-    // On a rising share of good answers: it is not only probed.
-    more(&load, 600).await;
-    let served_later = victim.requests().await.unwrap();
 
+    // Enough for a thousandth to be a number of requests.
+    more(&load, 2000u64.saturating_sub(load.ended())).await;
     let report = load.finish().await;
     println!("{report}\n{} users acknowledged", ledger.len());
     let database = data.path().join("users.db");
@@ -165,15 +166,11 @@ async fn a_killed_instance_loses_nothing_gets_nothing_and_is_used_again_when_it_
     assert_eq!(audit.missing, Vec::<String>::new(), "acknowledged and lost");
     assert_eq!(audit.doubled, Vec::<String>::new(), "made twice");
     assert!(audit.stored >= ledger.len());
-    assert!(report.total() >= 1200 && ledger.len() > 300, "{report}");
+    assert!(report.total() >= 2000 && ledger.len() > 900, "{report}");
     assert!(report.success_rate() >= 0.999, "{report}");
     assert_eq!(
         visitors, 0,
         "the killed instance was still called after it was ejected"
     );
-    let served = served.unwrap();
-    assert!(
-        served_later >= served + 60,
-        "{served} requests at first, then {served_later}"
-    );
+    used.unwrap();
 }
