@@ -101,7 +101,7 @@ fn counted(command: &mut Command) -> Result<ExitCode> {
         (true, Count { passed: 0, .. }) => Some("no test was run".to_owned()),
         (true, _) => None,
         (_, Count { failed: 0, .. }) => Some(format!("{} failed ({status})", shown(command))),
-        (_, Count { failed, .. }) => Some(format!("{failed} tests failed")),
+        (_, Count { failed, .. }) => Some(format!("{failed} of the tests failed")),
     };
     if let Some(wrong) = &wrong {
         eprintln!("\nerror: {wrong}: see above");
