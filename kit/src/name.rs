@@ -121,7 +121,10 @@ pub struct Method {
     pub name: &'static str,
     /// Both as gRPC's path, such as `/users.Users/Create`.
     pub grpc_path: &'static str,
-    /// Where it answers JSON over HTTP, such as `/create`.
+    /// How it is asked for as JSON over HTTP: `POST` where its route says nothing else. Over gRPC it is always
+    /// `POST`.
+    pub http_method: http::Method,
+    /// Where it answers JSON over HTTP, such as `/create` or, with the argument `id` in it, `/users/{id}`.
     pub http_path: &'static str,
     /// Whether calling it twice is the same as calling it once, so that it may be retried and hedged.
     pub idempotent: bool,

@@ -36,6 +36,14 @@ use proc_macro::TokenStream;
 /// method that is the same done twice as done once is marked `#[kit(idempotent)]`, and only such a method is
 /// retried.
 ///
+/// # Routes
+/// JSON is asked for by `POST /name_of_the_method`, unless `#[kit(route(GET, "/users/{id}"))]` says another verb and
+/// path. Arguments that the path names in braces are read from it; the others are in the query string for `GET` and
+/// `DELETE`, and in the JSON body otherwise. What stands in a path or a query string is a single text: a number, a
+/// boolean, a `String`, a `Uuid`, an enum, a newtype of one of these, or, in the query string, an `Option` of one.
+/// A word in a path goes before an argument: `/users/me` before `/users/{id}`. The verb does not make a method
+/// idempotent. gRPC has its own path and is as it was.
+///
 /// The trait stands in a module, not in a function.
 ///
 /// `#[kit::service(package = "acme.users")]` sets protobuf's package, which is otherwise the name of the trait in

@@ -276,6 +276,7 @@ mod tests {
             service: "users.Users",
             name: "Create",
             grpc_path: "/users.Users/Create",
+            http_method: http::Method::POST,
             http_path: "/create",
             idempotent: false,
         };

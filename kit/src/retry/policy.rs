@@ -119,12 +119,17 @@ mod tests {
         service: "bank.Bank",
         name: "Pay",
         grpc_path: "/bank.Bank/Pay",
+        http_method: Method::POST,
         http_path: "/pay",
         idempotent: false,
     };
     static LOOK: name::Method = name::Method {
+        service: "bank.Bank",
+        name: "Look",
+        grpc_path: "/bank.Bank/Look",
+        http_method: Method::POST,
+        http_path: "/look",
         idempotent: true,
-        ..PAY
     };
 
     fn verdict(retry: classify::Retry) -> Verdict {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tower::ServiceExt;
 use tower_service::Service;
 
-use super::{Unread, collect, grpc, json, message::Message};
+use super::{Unread, collect, grpc, json, message::Message, params};
 use crate::{
     Body, BoxError, Context, Error,
     error::{Code, Problem},
@@ -99,13 +99,28 @@ fn request<Q: Serialize + Message>(
         Some(_) => ctx.child(),
     };
     ctx.method = Some(method);
-    let (path, body) = match wire {
-        Wire::Json => (method.http_path, json::encode(arguments)?),
-        Wire::Grpc => (method.grpc_path, grpc::frame(arguments)?),
+    let (verb, uri, body) = match wire {
+        Wire::Json => {
+            let verb = method.http_method.clone();
+            // Only what has arguments outside the body is written in two steps.
+            let (uri, body) = if !params::has_body(&verb) || method.http_path.contains('{') {
+                params::write(method, arguments)?
+            } else {
+                let body = json::encode(arguments)?;
+                (Uri::from_static(method.http_path), Some(body))
+            };
+            (verb, uri, body)
+        }
+        Wire::Grpc => {
+            let body = grpc::frame(arguments)?;
+            let uri = Uri::from_static(method.grpc_path);
+            (http::Method::POST, uri, Some(body))
+        }
     };
-    let mut request = Request::new(Body::full(body));
-    *request.method_mut() = http::Method::POST;
-    *request.uri_mut() = Uri::from_static(path);
+    let has_body = body.is_some();
+    let mut request = Request::new(body.map_or_else(Body::empty, Body::full));
+    *request.method_mut() = verb;
+    *request.uri_mut() = uri;
     let headers = request.headers_mut();
     if let Some(key) = &ctx.idempotency_key {
         let key = HeaderValue::from_str(key.as_str()).expect("a key has visible ASCII only");
@@ -114,7 +129,9 @@ fn request<Q: Serialize + Message>(
     match wire {
         Wire::Json => {
             let json = HeaderValue::from_static("application/json");
-            headers.insert(header::CONTENT_TYPE, json.clone());
+            if has_body {
+                headers.insert(header::CONTENT_TYPE, json.clone());
+            }
             headers.insert(header::ACCEPT, json);
         }
         Wire::Grpc => {

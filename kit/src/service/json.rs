@@ -6,13 +6,14 @@ use serde::{
 };
 use serde_json::error::Category;
 
+use super::params::{Joined, Texts};
 use crate::Error;
 
-/// Reads arguments. No bytes at all are the same as no fields.
+/// Reads arguments: `texts` from elsewhere, and the others from a body. No bytes at all are the same as no fields.
 ///
 /// # Errors
 /// [`Code::InvalidArgument`](crate::Code::InvalidArgument), naming the field and the rule.
-pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
+pub(super) fn decode<T: DeserializeOwned>(texts: &Texts<'_>, bytes: &[u8]) -> Result<T, Error> {
     let bytes = if bytes.trim_ascii().is_empty() {
         b"{}"
     } else {
@@ -23,9 +24,12 @@ pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
         return Err(Error::invalid("", "the body must be a JSON object"));
     }
     // Where in it a mistake is costs time to keep, so it is looked for when there is one.
-    serde_json::from_slice(bytes).map_err(|error| {
-        let mut json = serde_json::Deserializer::from_slice(bytes);
-        match serde_path_to_error::deserialize::<_, T>(&mut json) {
+    let mut json = serde_json::Deserializer::from_slice(bytes);
+    let body = &mut json;
+    let read = T::deserialize(Joined { texts, body }).and_then(|read| json.end().map(|()| read));
+    read.map_err(|error| {
+        let body = &mut serde_json::Deserializer::from_slice(bytes);
+        match serde_path_to_error::deserialize::<_, T>(Joined { texts, body }) {
             Err(error) => explain(&error.path().to_string(), error.inner(), bytes),
             // The mistake is behind it.
             Ok(_) => explain(".", &error, bytes),
@@ -213,7 +217,7 @@ mod tests {
             ("[]".to_owned(), "", "the body must be a JSON object"),
             ("3".to_owned(), "", "must be an object, not integer `3`"),
         ] {
-            let error = decode::<Request>(json.as_bytes()).unwrap_err();
+            let error = decode::<Request>(&Texts::new(), json.as_bytes()).unwrap_err();
             let violation = &error.violations()[0];
             assert_eq!(
                 (&*violation.field, &*violation.rule),
@@ -233,11 +237,11 @@ mod tests {
             "\u{0}",
             r#"{"a": 1e999999}"#,
         ] {
-            let error = decode::<Request>(bad.as_bytes()).unwrap_err();
+            let error = decode::<Request>(&Texts::new(), bad.as_bytes()).unwrap_err();
             assert_eq!(error.code(), crate::Code::InvalidArgument, "{bad}");
             assert_eq!(error.violations().len(), 1, "{bad}");
         }
-        let error = decode::<Request>(b"{\"email\": \"\xff\"}").unwrap_err();
+        let error = decode::<Request>(&Texts::new(), b"{\"email\": \"\xff\"}").unwrap_err();
         assert_eq!(error.code(), crate::Code::InvalidArgument);
     }
 }

@@ -45,6 +45,7 @@ mod grpc;
 mod json;
 pub mod message;
 mod openapi;
+mod params;
 mod proto;
 pub mod schema;
 pub mod server;

@@ -2,7 +2,10 @@
 
 use serde_json::{Map, Value, json};
 
-use super::schema::{FieldShape, Kind, MethodShape, Scalar, Service, Shape, Type};
+use super::{
+    params,
+    schema::{FieldShape, Kind, MethodShape, Scalar, Service, Shape, Type},
+};
 use crate::{error::Problem, wire::IDEMPOTENCY_KEY};
 
 impl Service {
@@ -11,8 +14,11 @@ impl Service {
     pub fn openapi(&self) -> Value {
         let mut paths = Map::new();
         for method in &self.methods {
-            let path = method.method.http_path.to_owned();
-            paths.insert(path, json!({ "post": self.operation(method) }));
+            let verb = method.method.http_method.as_str().to_ascii_lowercase();
+            let path = paths
+                .entry(method.method.http_path)
+                .or_insert_with(|| json!({}));
+            path[verb] = self.operation(method);
         }
         let mut schemas: Map<_, _> = self
             .types
@@ -32,26 +38,31 @@ impl Service {
     }
 
     fn operation(&self, method: &MethodShape) -> Value {
-        let has_fields = self.types.iter().any(|ty| {
-            Shape::Named(ty.name.clone()) == method.request
-                && matches!(&ty.kind, Kind::Message { fields, .. } if !fields.is_empty())
+        let fields = self.types.iter().find_map(|ty| match &ty.kind {
+            Kind::Message { fields, .. } if Shape::Named(ty.name.clone()) == method.request => {
+                Some(&**fields)
+            }
+            _ => None,
         });
+        let fields = fields.unwrap_or_default();
+        let in_path = |field: &&FieldShape| {
+            let mut parts = method.method.http_path.split('/');
+            parts.any(|part| params::parameter(part) == Some(field.json))
+        };
+        let (in_path, rest): (Vec<_>, Vec<_>) = fields.iter().partition(in_path);
+        let mut parameters = vec![json!({
+            "name": IDEMPOTENCY_KEY.as_str(),
+            "in": "header",
+            "description": "Calls with the same key are one call.",
+            "schema": { "type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$" },
+        })];
+        parameters.extend(in_path.iter().map(|field| parameter("path", field)));
         let error = json!({
             "description": "What went wrong, and which fields broke which rules.",
             "content": { Problem::CONTENT_TYPE: { "schema": reference(PROBLEM) } },
         });
         let mut operation = json!({
-            "operationId": method.method.http_path.trim_start_matches('/'),
-            "parameters": [{
-                "name": IDEMPOTENCY_KEY.as_str(),
-                "in": "header",
-                "description": "Calls with the same key are one call.",
-                "schema": { "type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$" },
-            }],
-            "requestBody": {
-                "required": has_fields,
-                "content": { "application/json": { "schema": schema(&method.request) } },
-            },
+            "operationId": method.name,
             "responses": {
                 "200": {
                     "description": "It was done.",
@@ -62,6 +73,20 @@ impl Service {
             },
             "x-idempotent": method.method.idempotent,
         });
+        if params::has_body(&method.method.http_method) {
+            let body = if in_path.is_empty() {
+                schema(&method.request)
+            } else {
+                object(&rest, true)
+            };
+            operation["requestBody"] = json!({
+                "required": !rest.is_empty(),
+                "content": { "application/json": { "schema": body } },
+            });
+        } else {
+            parameters.extend(rest.iter().map(|field| parameter("query", field)));
+        }
+        operation["parameters"] = parameters.into();
         let mut lines = method.doc.splitn(2, '\n');
         if let Some(summary) = lines.next().filter(|line| !line.is_empty()) {
             operation["summary"] = summary.into();
@@ -85,21 +110,7 @@ fn describe(value: &mut Value, doc: &str) {
 
 fn schema_of_type(ty: &Type) -> Value {
     let mut schema = match &ty.kind {
-        Kind::Message { fields, closed } => {
-            let properties: Map<_, _> = fields.iter().map(property).collect();
-            let is_required = |field: &&FieldShape| {
-                !field.has_default && !matches!(field.shape, Shape::Optional(_))
-            };
-            let required: Vec<_> = fields.iter().filter(is_required).map(|f| f.json).collect();
-            let mut schema = json!({ "type": "object", "properties": properties });
-            if !required.is_empty() {
-                schema["required"] = required.into();
-            }
-            if *closed {
-                schema["additionalProperties"] = false.into();
-            }
-            schema
-        }
+        Kind::Message { fields, closed } => object(&fields.iter().collect::<Vec<_>>(), *closed),
         Kind::Enum(variants) => {
             let names: Vec<_> = variants.iter().map(|variant| variant.json).collect();
             json!({ "type": "string", "enum": names })
@@ -112,6 +123,38 @@ fn schema_of_type(ty: &Type) -> Value {
         }
     }
     describe(&mut schema, doc.trim());
+    schema
+}
+
+/// An argument that is not in the body.
+fn parameter(place: &str, field: &FieldShape) -> Value {
+    let shape = match &field.shape {
+        Shape::Optional(inner) => inner,
+        shape => shape,
+    };
+    let mut value = schema(shape);
+    // An empty segment is not there.
+    if place == "path" && value["type"] == "string" {
+        value["minLength"] = 1.into();
+    }
+    json!({ "name": field.json, "in": place, "required": is_required(field), "schema": value })
+}
+
+fn is_required(field: &FieldShape) -> bool {
+    !field.has_default && !matches!(field.shape, Shape::Optional(_))
+}
+
+fn object(fields: &[&FieldShape], closed: bool) -> Value {
+    let properties: Map<_, _> = fields.iter().map(|field| property(field)).collect();
+    let required = fields.iter().filter(|field| is_required(field));
+    let required: Vec<_> = required.map(|field| field.json).collect();
+    let mut schema = json!({ "type": "object", "properties": properties });
+    if !required.is_empty() {
+        schema["required"] = required.into();
+    }
+    if closed {
+        schema["additionalProperties"] = false.into();
+    }
     schema
 }
 

@@ -166,7 +166,9 @@ pub struct Service {
 /// A method.
 #[derive(Clone, Debug)]
 pub struct MethodShape {
-    /// Its names.
+    /// Its name in Rust.
+    pub name: &'static str,
+    /// Its names on the wires.
     pub method: &'static Method,
     /// The doc comment.
     pub doc: &'static str,

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method as HttpMethod, Request, Response, StatusCode, header};
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{Unread, collect, grpc, json, message::Message};
+use super::{Unread, collect, grpc, json, message::Message, params};
 use crate::{
     BoxError, Context, Error,
     body::{Body, BodyLimit},
@@ -40,7 +40,7 @@ pub struct Refusal {
     /// Where HTTP has a status that says more than the error's code.
     status: Option<StatusCode>,
     /// What the caller should have known.
-    hint: Option<(HeaderName, &'static str)>,
+    hint: Option<(HeaderName, HeaderValue)>,
 }
 
 impl From<Error> for Refusal {
@@ -61,9 +61,7 @@ impl Refusal {
             None => wire.error(self.error),
         };
         if let Some((name, value)) = self.hint {
-            response
-                .headers_mut()
-                .insert(name, HeaderValue::from_static(value));
+            response.headers_mut().insert(name, value);
         }
         response
     }
@@ -73,28 +71,55 @@ impl Refusal {
 ///
 /// # Errors
 /// It asks for none of them: 404 or 405 in HTTP, UNIMPLEMENTED in gRPC.
+///
+/// Where more than one fits, the one with the more precise path is meant: `/users/me` before `/users/{id}`.
 pub fn route<B>(methods: &'static [Method], request: &Request<B>) -> Result<usize, Refusal> {
-    let wire = Wire::of(request.headers());
-    let path = request.uri().path();
+    let (path, verb) = (request.uri().path(), request.method());
+    let fits = |method: &&Method| match Wire::of(request.headers()) {
+        Wire::Json => params::fits(method.http_path, path),
+        Wire::Grpc => method.grpc_path == path,
+    };
+    let verb_of = |method: &'static Method| match Wire::of(request.headers()) {
+        Wire::Json => &method.http_method,
+        Wire::Grpc => &HttpMethod::POST,
+    };
+    // What answers GET answers HEAD too; the server leaves the body out.
+    let answers = |method: &'static Method| {
+        let own = verb_of(method);
+        own == verb || (own == HttpMethod::GET && verb == HttpMethod::HEAD)
+    };
     let found = methods
         .iter()
-        .position(|method| match wire {
-            Wire::Json => method.http_path == path,
-            Wire::Grpc => method.grpc_path == path,
-        })
-        .ok_or_else(|| Refusal {
+        .enumerate()
+        .filter(|(_, method)| fits(method) && answers(method))
+        .min_by(|(_, one), (_, other)| params::by_precision(one.http_path, other.http_path));
+    if let Some((at, _)) = found {
+        return Ok(at);
+    }
+    let mut allowed: Vec<_> = methods.iter().filter(fits).map(verb_of).collect();
+    if allowed.is_empty() {
+        return Err(Refusal {
             error: Error::new(Code::Unimplemented, "there is no such method"),
             status: Some(StatusCode::NOT_FOUND),
             hint: None,
-        })?;
-    if request.method() != HttpMethod::POST {
-        return Err(Refusal {
-            error: Error::new(Code::Unimplemented, "the HTTP method must be POST"),
-            status: Some(StatusCode::METHOD_NOT_ALLOWED),
-            hint: Some((header::ALLOW, "POST")),
         });
     }
-    Ok(found)
+    if allowed.contains(&&HttpMethod::GET) {
+        allowed.push(&HttpMethod::HEAD);
+    }
+    let mut names: Vec<_> = allowed.into_iter().map(HttpMethod::as_str).collect();
+    names.sort_unstable();
+    names.dedup();
+    let names = names.join(", ");
+    let allow = HeaderValue::from_str(&names).expect("the names of methods are ASCII");
+    Err(Refusal {
+        error: Error::new(
+            Code::Unimplemented,
+            format!("the HTTP method must be {}", names.replace(", ", " or ")),
+        ),
+        status: Some(StatusCode::METHOD_NOT_ALLOWED),
+        hint: Some((header::ALLOW, allow)),
+    })
 }
 
 /// Answers one call: reads the arguments, calls `handler`, and writes what it returns, on the wire on which the
@@ -143,7 +168,10 @@ where
     }
     if wire == Wire::Grpc {
         grpc::check_encoding(&parts.headers).map_err(|error| Refusal {
-            hint: Some((grpc::ACCEPT_ENCODING, grpc::IDENTITY)),
+            hint: Some((
+                grpc::ACCEPT_ENCODING,
+                HeaderValue::from_static(grpc::IDENTITY),
+            )),
             ..error.into()
         })?;
     }
@@ -163,7 +191,11 @@ where
     })?;
     let bytes = body.to_bytes();
     let arguments = match wire {
-        Wire::Json => json::decode(&bytes)?,
+        Wire::Json if !params::has_body(&method.http_method) && !bytes.trim_ascii().is_empty() => {
+            let rule = "the arguments must be in the query string, not in a body";
+            return Err(Error::invalid("", rule).into());
+        }
+        Wire::Json => json::decode(&params::read(method, &parts.uri)?, &bytes)?,
         Wire::Grpc => grpc::unframe(&bytes)?,
     };
     Ok((ctx, arguments))

@@ -248,6 +248,7 @@ fn newtype(item: &DeriveInput, field: &Field) -> TokenStream {
         #[automatically_derived]
         impl ::kit::service::message::Value for #name {
             const WIRE: ::kit::service::message::WireType = #inner::WIRE;
+            const IS_TEXT: bool = #inner::IS_TEXT;
 
             fn absent() -> ::core::option::Option<Self> {
                 #inner::absent().map(Self)

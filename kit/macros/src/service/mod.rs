@@ -3,6 +3,7 @@
 mod client;
 mod module;
 mod parse;
+mod route;
 mod server;
 
 use proc_macro2::TokenStream;
@@ -190,6 +191,88 @@ mod tests {
                     async fn a(&self, ctx: Context) -> Result<(), Error>;
                 ),
                 "may be `idempotent`",
+            ),
+            (
+                quote!(
+                    #[kit(route(FETCH, "/a"))]
+                    async fn a(&self, ctx: Context) -> Result<(), Error>;
+                ),
+                "verb is one of",
+            ),
+            (
+                quote!(
+                    #[kit(route(GET, "a"))]
+                    async fn a(&self, ctx: Context) -> Result<(), Error>;
+                ),
+                "begins with `/`",
+            ),
+            (
+                quote!(
+                    #[kit(route(GET, "/a/"))]
+                    async fn a(&self, ctx: Context) -> Result<(), Error>;
+                ),
+                "between two `/`",
+            ),
+            (
+                quote!(
+                    #[kit(route(GET, "/a-{id}"))]
+                    async fn a(&self, ctx: Context, id: u32) -> Result<(), Error>;
+                ),
+                "between two `/`",
+            ),
+            (
+                quote!(
+                    #[kit(route(GET, "/{id}/{id}"))]
+                    async fn a(&self, ctx: Context, id: u32) -> Result<(), Error>;
+                ),
+                "stands in the path once",
+            ),
+            (
+                quote!(
+                    #[kit(route(GET, "/{id}"))]
+                    async fn a(&self, ctx: Context) -> Result<(), Error>;
+                ),
+                "has no argument `id`",
+            ),
+            (
+                quote!(
+                    #[kit(route(GET, "/{id}"))]
+                    async fn a(&self, ctx: Context, id: Option<u32>) -> Result<(), Error>;
+                ),
+                "is no `Option`",
+            ),
+            (
+                quote!(
+                    #[kit(route(GET, "/a"), route(PUT, "/a"))]
+                    async fn a(&self, ctx: Context) -> Result<(), Error>;
+                ),
+                "has one route",
+            ),
+            (
+                quote! {
+                    #[kit(route(GET, "/a/{id}"))]
+                    async fn a(&self, ctx: Context, id: u32) -> Result<(), Error>;
+                    #[kit(route(GET, "/a/{no}"))]
+                    async fn b(&self, ctx: Context, no: u32) -> Result<(), Error>;
+                },
+                "`a` and `b` are both `GET /a/{no}`",
+            ),
+            (
+                quote! {
+                    async fn a(&self, ctx: Context) -> Result<(), Error>;
+                    #[kit(route(POST, "/a"))]
+                    async fn b(&self, ctx: Context) -> Result<(), Error>;
+                },
+                "are both `POST /a`",
+            ),
+            (
+                quote! {
+                    #[kit(route(GET, "/a/{id}"))]
+                    async fn a(&self, ctx: Context, id: u32) -> Result<(), Error>;
+                    #[kit(route(PUT, "/a/{no}"))]
+                    async fn b(&self, ctx: Context, no: u32) -> Result<(), Error>;
+                },
+                "one name for each argument",
             ),
             (
                 quote!(

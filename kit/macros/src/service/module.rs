@@ -1,8 +1,8 @@
 //! Writes the module of what travels: the requests, the list of methods, and the description of it all.
 
 use proc_macro2::TokenStream;
-use quote::quote;
-use syn::{ItemTrait, ext::IdentExt};
+use quote::{quote, quote_spanned};
+use syn::{ItemTrait, ext::IdentExt, spanned::Spanned};
 
 use super::{
     module_name,
@@ -47,16 +47,27 @@ pub(super) fn module(item: &ItemTrait, methods: &[Method], package: &str) -> Tok
             }
         }
     });
+    let texts = methods.iter().flat_map(|method| {
+        method.texts().map(|Argument { name, ty }| {
+            let message = format!(
+                "`{name}` stands in the path or in the query string, so it is a number, a boolean, a text, an enum or a newtype of one of these"
+            );
+            quote_spanned! {ty.span()=>
+                const _: () = ::core::assert!(<#ty as ::kit::service::message::Field>::IS_TEXT, #message);
+            }
+        })
+    });
     let table = methods.iter().map(|method| {
         let name = &method.camel;
         let grpc_path = format!("/{full_name}/{name}");
-        let http_path = format!("/{}", method.name.unraw());
+        let (verb, http_path) = (&method.route.verb, &method.route.path);
         let idempotent = method.idempotent;
         quote! {
             ::kit::name::Method {
                 service: #full_name,
                 name: #name,
                 grpc_path: #grpc_path,
+                http_method: ::kit::service::generated::http::Method::#verb,
                 http_path: #http_path,
                 idempotent: #idempotent,
             }
@@ -64,12 +75,14 @@ pub(super) fn module(item: &ItemTrait, methods: &[Method], package: &str) -> Tok
     });
     let shapes = methods.iter().enumerate().map(|(at, method)| {
         let (doc, request) = (&method.doc, request_name(method));
+        let name = method.name.unraw().to_string();
         let reply = match &method.reply {
             Reply::Nothing => quote!(::kit::service::generated::Empty),
             Reply::Message(ty) => quote!(#ty),
         };
         quote! {
             ::kit::service::schema::MethodShape {
+                name: #name,
                 method: &METHODS[#at],
                 doc: #doc,
                 request: <#request as ::kit::service::message::Message>::shape(&mut types),
@@ -86,6 +99,7 @@ pub(super) fn module(item: &ItemTrait, methods: &[Method], package: &str) -> Tok
             use super::*;
 
             #(#requests)*
+            #(#texts)*
 
             /// The methods, in the order of their declaration.
             pub static METHODS: &[::kit::name::Method] = &[#(#table),*];

@@ -2,11 +2,12 @@
 
 use proc_macro2::{Span, TokenStream};
 use syn::{
-    Attribute, Error, FnArg, GenericArgument, Ident, ItemTrait, LitStr, Pat, PathArguments,
-    ReceiverKind, Result, ReturnType, TraitItem, TraitItemFn, Type, ext::IdentExt, parse::Parser,
+    Error, FnArg, GenericArgument, Ident, ItemTrait, LitStr, Pat, PathArguments, ReceiverKind,
+    Result, ReturnType, TraitItem, TraitItemFn, Type, ext::IdentExt, parse::Parser,
     spanned::Spanned,
 };
 
+use super::route::{Route, Settings, conflict};
 use crate::names::{camel, doc, snake};
 
 /// A method of the trait, checked.
@@ -17,11 +18,22 @@ pub(super) struct Method {
     /// Protobuf's name.
     pub(super) camel: String,
     pub(super) idempotent: bool,
+    pub(super) route: Route,
     pub(super) ctx: Ident,
     pub(super) arguments: Vec<Argument>,
     /// What is returned when it goes well.
     pub(super) reply: Reply,
     pub(super) output: Type,
+}
+
+impl Method {
+    /// The arguments that travel as texts, outside the body.
+    pub(super) fn texts(&self) -> impl Iterator<Item = &Argument> {
+        self.arguments.iter().filter(|argument| {
+            let name = argument.name.unraw().to_string();
+            !self.route.has_body() || self.route.parameters().any(|parameter| parameter == name)
+        })
+    }
 }
 
 pub(super) struct Argument {
@@ -90,6 +102,9 @@ pub(super) fn methods(item: &ItemTrait) -> Result<Vec<Method>> {
             );
             mistakes.add(method.name.span(), &message);
         }
+        if let Some(message) = methods.iter().find_map(|other| conflict(other, &method)) {
+            mistakes.add(method.route.span, &message);
+        }
         methods.push(method);
     }
     mistakes.finish(methods)
@@ -154,7 +169,9 @@ fn method(item: &TraitItemFn) -> Result<Method> {
             "a method of a service has no body here; implementations have it",
         );
     }
-    let idempotent = mistakes.keep(attributes(&item.attrs)).unwrap_or_default();
+    let settings = mistakes
+        .keep(Settings::read(&item.attrs))
+        .unwrap_or_default();
 
     let mut inputs = signature.inputs.iter();
     match inputs.next() {
@@ -184,9 +201,27 @@ fn method(item: &TraitItemFn) -> Result<Method> {
             None
         }
     };
-    let arguments = typed
+    let arguments: Vec<_> = typed
         .filter_map(|typed| mistakes.keep(argument(&typed.pat, &typed.ty)))
         .collect();
+    let route = settings.route.unwrap_or_else(|| Route {
+        verb: Ident::new("POST", name.span()),
+        path: format!("/{plain}"),
+        span: name.span(),
+    });
+    for parameter in route.parameters() {
+        match arguments.iter().find(|a| a.name.unraw() == parameter) {
+            Some(argument) if is_named(&argument.ty, "Option") => mistakes.add(
+                argument.ty.span(),
+                "an argument in the path is always there: it is no `Option`",
+            ),
+            Some(_) => {}
+            None => mistakes.add(
+                route.span,
+                &format!("the method has no argument `{parameter}`, which the path names"),
+            ),
+        }
+    }
     let reply = mistakes.keep(reply(&signature.output, name.span()));
 
     mistakes.finish(())?;
@@ -196,27 +231,13 @@ fn method(item: &TraitItemFn) -> Result<Method> {
         doc: doc(&item.attrs),
         camel: camel(&plain),
         name,
-        idempotent,
+        idempotent: settings.idempotent,
+        route,
         ctx: ctx.expect("checked, without a mistake"),
         arguments,
         reply,
         output,
     })
-}
-
-/// Whether the method is `#[kit(idempotent)]`.
-fn attributes(attributes: &[Attribute]) -> Result<bool> {
-    let mut idempotent = false;
-    for attribute in attributes.iter().filter(|a| a.path().is_ident("kit")) {
-        attribute.parse_nested_meta(|meta| {
-            if !meta.path.is_ident("idempotent") {
-                return Err(meta.error("a method may be `idempotent`; nothing else is known here"));
-            }
-            idempotent = true;
-            Ok(())
-        })?;
-    }
-    Ok(idempotent)
 }
 
 /// Whether the last word of a type's path is `name`.

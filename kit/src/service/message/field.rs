@@ -19,6 +19,8 @@ use crate::service::schema::{Shape, Types};
     note = "fields are bool, i32, i64, u32, u64, f32, f64, String, Vec<u8>, Uuid, structs and enums with `#[derive(kit::Message)]`, and Option, Vec and maps of these"
 )]
 pub trait Field: Sized {
+    /// Whether it may stand in a path or a query string: a single [text](Value::IS_TEXT), or an `Option` of one.
+    const IS_TEXT: bool = false;
     /// How many bytes [`encode_field`](Self::encode_field) writes.
     fn field_len(&self, number: u32) -> usize;
     /// Appends the field, key and value, or nothing if its absence says the same.
@@ -50,6 +52,8 @@ fn expect(wire: WireType, expected: WireType) -> Result<(), DecodeError> {
 }
 
 impl<V: Value> Field for V {
+    const IS_TEXT: bool = <V as Value>::IS_TEXT;
+
     fn field_len(&self, number: u32) -> usize {
         if self.is_absent() {
             0
@@ -86,6 +90,8 @@ impl<V: Value> Field for V {
 }
 
 impl<V: Value> Field for Option<V> {
+    const IS_TEXT: bool = <V as Value>::IS_TEXT;
+
     fn field_len(&self, number: u32) -> usize {
         self.as_ref()
             .map_or(0, |value| key_len(number) + value.encoded_len())

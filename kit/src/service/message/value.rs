@@ -39,6 +39,9 @@ use crate::service::schema::{Scalar, Shape, Types};
 pub trait Value: Sized {
     /// How the value is laid out.
     const WIRE: WireType;
+    /// Whether JSON has the value as a single text, number or boolean, so that it may stand in a path or a query
+    /// string. What is [delimited](WireType::Delimited) and is nevertheless one text says so itself.
+    const IS_TEXT: bool = !matches!(Self::WIRE, WireType::Delimited);
     /// The value that is meant when nothing was sent, or `None` if something must be sent.
     fn absent() -> Option<Self>;
     /// Whether this is that value, so that nothing needs to be sent.
@@ -147,6 +150,7 @@ fn read_str<'a>(reader: &mut Reader<'a>) -> Result<&'a str, DecodeError> {
 
 impl Value for String {
     const WIRE: WireType = WireType::Delimited;
+    const IS_TEXT: bool = true;
 
     fn absent() -> Option<Self> {
         Some(Self::new())
@@ -204,6 +208,7 @@ impl Value for Vec<u8> {
 /// As text, as in JSON; it must be sent.
 impl Value for Uuid {
     const WIRE: WireType = WireType::Delimited;
+    const IS_TEXT: bool = true;
 
     fn absent() -> Option<Self> {
         None

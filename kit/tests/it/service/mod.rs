@@ -3,6 +3,7 @@
 mod assembled;
 mod bad_input;
 mod codec;
+mod routes;
 mod schema;
 
 use std::{

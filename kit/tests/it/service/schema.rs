@@ -10,6 +10,7 @@ fn the_methods_are_listed() {
         service: "acme.library.Library",
         name,
         grpc_path,
+        http_method: http::Method::POST,
         http_path,
         idempotent,
     };
