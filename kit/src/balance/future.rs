@@ -138,7 +138,7 @@ where
 {
     pub(super) fn new(balance: Balance<S, G, K>, request: http::Request<B>) -> Self {
         let shared = &balance.shared;
-        let stage = match shared.start(request) {
+        let stage = match shared.start(request, balance.picker.as_deref()) {
             Start::Called(inner, in_flight) => Stage::called(inner, in_flight),
             Start::Rejected(reason) => Stage::rejected(reason),
             Start::Unknown(request, mut watch) => {
@@ -191,7 +191,8 @@ where
                 Project::Unknown { known, request } => {
                     ready!(known.as_mut().poll(cx));
                     let request = request.take().expect("there until this stage ends");
-                    match this.balance.shared.start(request) {
+                    let picker = this.balance.picker.as_deref();
+                    match this.balance.shared.start(request, picker) {
                         Start::Called(inner, in_flight) => Stage::called(inner, in_flight),
                         Start::Rejected(reason) => Stage::rejected(reason),
                         Start::Unknown(..) => Stage::rejected(Rejection::NoEndpoints {

@@ -56,7 +56,7 @@ impl Load {
         self.in_flight.fetch_sub(1, Relaxed);
     }
 
-    #[cfg(test)]
+    /// How many are in flight.
     pub(super) fn in_flight(&self) -> u32 {
         self.in_flight.load(Relaxed)
     }
@@ -151,6 +151,8 @@ mod tests {
         forgiveness: Duration::from_secs(2),
         panic_threshold: Ratio::ONE,
         discovery_wait: Duration::from_secs(1),
+        pick: super::super::Pick::PeakEwma,
+        hash_slack: Ratio::ZERO,
     };
 
     fn millis(millis: u64) -> Duration {

@@ -1,4 +1,5 @@
-//! Picks an endpoint for each request: P2C over Peak-EWMA, failures penalised, one gate per endpoint.
+//! Picks an endpoint for each request: P2C over Peak-EWMA or another [`Picker`], failures penalised, one gate per
+//! endpoint.
 //!
 //! [`Balance`] works from the snapshot of a [`Watch`] without a queue, a worker task or a lock on the path of a
 //! request: whoever first sees that the snapshot was replaced makes the next set of endpoints, while the others go
@@ -10,11 +11,14 @@
 //! - The load of an endpoint is the latency of its answers times what is in flight there. A failure counts as a
 //!   slow answer, so a fast error never attracts traffic; so does a request that was given up because its
 //!   deadline ([`Context::deadline`](crate::Context)) had passed.
+//! - A [`Picker`] proposes the endpoint; gates, panic threshold and [`Tried`] hold whoever it is.
 //! - [`Tried`], in the extensions of a request, keeps its next attempt away from endpoints that it failed at.
 
 mod future;
 mod load;
 mod pick;
+mod picker;
+mod ring;
 mod set;
 
 use std::{
@@ -33,11 +37,16 @@ use tokio::time::Instant;
 use tower::util::{Oneshot, ServiceExt};
 use tower_service::Service;
 
-pub use self::future::ResponseFuture;
 use self::{
     future::InFlight,
-    pick::pick,
-    set::{Set, View},
+    pick::Crowd,
+    ring::Keyed,
+    set::{Seen, Set, View},
+};
+pub use self::{
+    future::ResponseFuture,
+    picker::{Call, Candidates, PeakEwma, Pick, Picker, Random, RoundRobin, Weighted},
+    ring::{ConsistentHash, HashKey},
 };
 use crate::{
     BoxError, Rejection,
@@ -72,6 +81,11 @@ pub struct BalanceConfig {
     /// and nobody waits. Default 1 s.
     #[serde(with = "humantime_serde")]
     pub discovery_wait: Duration,
+    /// Who picks the endpoint, where [`Balance::with_picker`] does not say. Default [`Pick::PeakEwma`].
+    pub pick: Pick,
+    /// What an endpoint may have in flight above its share before [`Pick::ConsistentHash`] sends requests that belong
+    /// there to another. Default 0.25.
+    pub hash_slack: Ratio,
 }
 
 impl Default for BalanceConfig {
@@ -83,6 +97,8 @@ impl Default for BalanceConfig {
             forgiveness: Duration::from_secs(2),
             panic_threshold: Ratio::new(0.5).expect("it is from 0 to 1"),
             discovery_wait: Duration::from_secs(1),
+            pick: Pick::PeakEwma,
+            hash_slack: Ratio::new(0.25).expect("it is from 0 to 1"),
         }
     }
 }
@@ -138,6 +154,8 @@ impl Tried {
 pub struct Balance<S, G = (), K = HttpClassify> {
     shared: Arc<Shared<S, G>>,
     classify: K,
+    /// Takes precedence over the one of the configuration.
+    picker: Option<Arc<dyn Picker>>,
 }
 
 struct Shared<S, G> {
@@ -146,6 +164,7 @@ struct Shared<S, G> {
     gate: Box<dyn Fn(&Endpoint) -> G + Send + Sync>,
     config: Live<BalanceConfig>,
     set: ArcSwap<Set<S, G>>,
+    round_robin: RoundRobin,
     /// Held by whoever makes the next set. No request waits for it.
     replacing: Mutex<()>,
 }
@@ -168,9 +187,11 @@ impl<S: Clone, G> Balance<S, G> {
                 gate: Box::new(gate),
                 config,
                 set: ArcSwap::from_pointee(set),
+                round_robin: RoundRobin::default(),
                 replacing: Mutex::new(()),
             }),
             classify: HttpClassify,
+            picker: None,
         }
     }
 }
@@ -194,6 +215,16 @@ impl<S, G, K> Balance<S, G, K> {
         Balance {
             shared: self.shared,
             classify,
+            picker: self.picker,
+        }
+    }
+
+    /// The same endpoints, picked by `picker`, whatever [`BalanceConfig::pick`] says.
+    #[must_use]
+    pub fn with_picker(self, picker: impl Picker) -> Self {
+        Self {
+            picker: Some(Arc::new(picker)),
+            ..self
         }
     }
 }
@@ -210,8 +241,8 @@ where
 }
 
 impl<S: Clone + 'static, G: Admit> Shared<S, G> {
-    /// Picks an endpoint and calls it.
-    fn start<B>(&self, request: http::Request<B>) -> Start<S, G, B>
+    /// Picks an endpoint, by `picker` or else as it is configured, and calls it.
+    fn start<B>(&self, request: http::Request<B>, picker: Option<&dyn Picker>) -> Start<S, G, B>
     where
         S: Service<http::Request<B>>,
     {
@@ -232,8 +263,36 @@ impl<S: Clone + 'static, G: Admit> Shared<S, G> {
             config: &config,
             tried,
         };
-        let (node, permit) = match pick(&set.nodes, &view, config.panic_threshold, &mut rand::rng())
-        {
+        let keyed = Keyed(config.hash_slack);
+        let picker: Option<&dyn Picker> = picker.or(match config.pick {
+            // Known to the compiler, and so faster.
+            Pick::PeakEwma => None,
+            Pick::RoundRobin => Some(&self.round_robin),
+            Pick::Random => Some(&Random),
+            Pick::Weighted => Some(&Weighted),
+            Pick::ConsistentHash => Some(&keyed),
+        });
+        let crowd = Crowd {
+            candidates: &set.nodes,
+            view: &view,
+            panic_threshold: config.panic_threshold,
+            available: || set.available(now),
+        };
+        let mut rng = rand::rng();
+        let picked = match picker {
+            None => crowd.pick(&mut rng),
+            Some(picker) => {
+                let seen = Seen {
+                    set: &set,
+                    view: &view,
+                };
+                let mut chance = rng.clone();
+                let mut candidates = Candidates::new(&seen, &mut chance);
+                let call = Call::of(&request);
+                crowd.pick_proposed(|turn| picker.pick(&mut candidates, &call, turn), &mut rng)
+            }
+        };
+        let (node, permit) = match picked {
             Some(Ok(picked)) => picked,
             Some(Err(rejection)) => return Start::Rejected(rejection),
             None => {
@@ -291,6 +350,7 @@ impl<S, G, K: Clone> Clone for Balance<S, G, K> {
         Self {
             shared: Arc::clone(&self.shared),
             classify: self.classify.clone(),
+            picker: self.picker.clone(),
         }
     }
 }
@@ -304,5 +364,7 @@ impl<S, G, K> fmt::Debug for Balance<S, G, K> {
     }
 }
 
+#[cfg(test)]
+mod picker_tests;
 #[cfg(test)]
 mod tests;

@@ -1,4 +1,4 @@
-//! Which endpoint takes a request: the better of two chosen at random.
+//! Which endpoint takes a request: the better of two chosen at random, or what a picker proposes.
 //!
 //! Mitzenmacher, "The Power of Two Choices in Randomized Load Balancing", 1996: almost as good as asking all of
 //! them, without everybody running to the same best one. The panic threshold is Envoy's.
@@ -28,7 +28,10 @@ pub(super) trait Candidate<V> {
 /// Which one was picked, with its permit; without one where the gate was overruled.
 pub(super) type Picked<'a, C, V> = (&'a C, Option<<C as Candidate<V>>::Permit>);
 
-/// Picks one of `candidates`.
+/// In a set of more than so many, chance is asked up to so many times before all are looked at.
+pub(super) const TURNS: usize = 16;
+
+/// What there is to pick from, and by which rules.
 ///
 /// - One whose gate is closed is not picked while another is available, unless less than `panic_threshold`
 ///   of all are: then the few would be overrun, and so many closed gates are more likely to be wrong than right,
@@ -36,24 +39,92 @@ pub(super) type Picked<'a, C, V> = (&'a C, Option<<C as Candidate<V>>::Permit>);
 /// - One that this call was tried at is not picked while another may be.
 /// - `None`: there are no candidates at all.
 /// - An error, the reason of one closed gate: all are closed, and the threshold is 0.
-pub(super) fn pick<'a, C: Candidate<V>, V>(
-    candidates: &'a [C],
-    view: &V,
-    panic_threshold: Ratio,
-    rng: &mut impl Rng,
-) -> Option<Result<Picked<'a, C, V>, Rejection>> {
-    if let Some((first, second)) = two(candidates, rng) {
-        let good = |c: &C| c.is_available(view) && !c.was_tried(view);
-        if good(first) && good(second) {
-            let (better, worse) = by_score(first, second, view);
+pub(super) struct Crowd<'a, C, V, F> {
+    pub(super) candidates: &'a [C],
+    pub(super) view: &'a V,
+    pub(super) panic_threshold: Ratio,
+    /// How many of the candidates are available; may be a little old.
+    pub(super) available: F,
+}
+
+impl<'a, C: Candidate<V>, V, F: Fn() -> usize> Crowd<'a, C, V, F> {
+    /// Picks the better of two.
+    pub(super) fn pick(&self, rng: &mut impl Rng) -> Option<Result<Picked<'a, C, V>, Rejection>> {
+        let Self {
+            candidates, view, ..
+        } = *self;
+        let mut panic = None;
+        // A good one of a pair whose other one was not.
+        let mut kept: Option<&'a C> = None;
+        let turns = if candidates.len() > TURNS { TURNS } else { 1 };
+        for _ in 0..turns {
+            let Some((first, second)) = two(candidates, rng) else {
+                break;
+            };
+            let available = [first, second].map(|c| c.is_available(view));
+            let tried = [first, second].map(|c| c.was_tried(view));
+            let pair = match [available[0] && !tried[0], available[1] && !tried[1]] {
+                [true, true] => (first, second),
+                _ if available.contains(&false)
+                    && !tried.contains(&true)
+                    && *panic.get_or_insert_with(|| self.is_panic()) =>
+                {
+                    let (better, _) = by_score(first, second, view);
+                    return Some(Ok((better, better.admit(view).ok())));
+                }
+                [false, false] => continue,
+                [is_first, _] => {
+                    let good = if is_first { first } else { second };
+                    match kept.replace(good) {
+                        Some(kept) if !std::ptr::eq(kept, good) => (kept, good),
+                        _ => continue,
+                    }
+                }
+            };
+            let (better, worse) = by_score(pair.0, pair.1, view);
             for candidate in [better, worse] {
                 if let Ok(permit) = candidate.admit(view) {
                     return Some(Ok((candidate, Some(permit))));
                 }
             }
         }
+        pick_among_all(candidates, view, self.panic_threshold, rng)
     }
-    pick_among_all(candidates, view, panic_threshold, rng)
+
+    /// Picks the first of those that `propose` proposes, given the number of proposals before, that will do. An
+    /// index that is too large counts from the start again.
+    pub(super) fn pick_proposed(
+        &self,
+        mut propose: impl FnMut(usize) -> usize,
+        rng: &mut impl Rng,
+    ) -> Option<Result<Picked<'a, C, V>, Rejection>> {
+        let Self {
+            candidates, view, ..
+        } = *self;
+        if candidates.is_empty() {
+            return None;
+        }
+        let mut panic = None;
+        for turn in 0..TURNS {
+            let candidate = &candidates[propose(turn) % candidates.len()];
+            if candidate.was_tried(view) {
+                continue;
+            }
+            if candidate.is_available(view) {
+                if let Ok(permit) = candidate.admit(view) {
+                    return Some(Ok((candidate, Some(permit))));
+                }
+            } else if *panic.get_or_insert_with(|| self.is_panic()) {
+                return Some(Ok((candidate, candidate.admit(view).ok())));
+            }
+        }
+        pick_among_all(candidates, view, self.panic_threshold, rng)
+    }
+
+    fn is_panic(&self) -> bool {
+        let enough = self.candidates.len() as f64 * self.panic_threshold.get();
+        ((self.available)() as f64) < enough
+    }
 }
 
 /// The careful way, where one of the two that chance proposed will not do.
@@ -149,6 +220,8 @@ mod tests {
         permits: Cell<u32>,
         load: f32,
         tried: bool,
+        /// How often it was looked at.
+        asked: Cell<u32>,
     }
 
     const HALF: Ratio = Ratio::new(0.5).unwrap();
@@ -160,6 +233,7 @@ mod tests {
         type Permit = ();
 
         fn is_available(&self, (): &()) -> bool {
+            self.asked.set(self.asked.get() + 1);
             self.permits.get() > 0
         }
 
@@ -183,16 +257,30 @@ mod tests {
             permits: Cell::new(permits),
             load,
             tried,
+            asked: Cell::new(0),
         }
+    }
+
+    type Picked<'a> = Option<Result<super::Picked<'a, Fake, ()>, Rejection>>;
+
+    fn crowd(fakes: &[Fake], panic_threshold: Ratio) -> Crowd<'_, Fake, (), impl Fn() -> usize> {
+        Crowd {
+            candidates: fakes,
+            view: &(),
+            panic_threshold,
+            available: || fakes.iter().filter(|f| f.permits.get() > 0).count(),
+        }
+    }
+
+    fn pick<'a>(fakes: &'a [Fake], panic_threshold: Ratio, rng: &mut StdRng) -> Picked<'a> {
+        crowd(fakes, panic_threshold).pick(rng)
     }
 
     fn counts(fakes: &[Fake], panic_threshold: Ratio, picks: usize) -> Vec<usize> {
         let mut rng = StdRng::seed_from_u64(7);
         let mut counts = vec![0; fakes.len()];
         for _ in 0..picks {
-            let (picked, _) = pick(fakes, &(), panic_threshold, &mut rng)
-                .unwrap()
-                .unwrap();
+            let (picked, _) = pick(fakes, panic_threshold, &mut rng).unwrap().unwrap();
             let index = fakes.iter().position(|f| std::ptr::eq(f, picked));
             counts[index.unwrap()] += 1;
         }
@@ -227,16 +315,38 @@ mod tests {
     fn without_a_panic_threshold_the_reason_of_a_closed_gate_is_given() {
         let mut rng = StdRng::seed_from_u64(7);
         let fakes = [fake(0, 1.0, false), fake(0, 2.0, true)];
-        let picked = pick(&fakes, &(), Ratio::ZERO, &mut rng).unwrap();
+        let picked = pick(&fakes, Ratio::ZERO, &mut rng).unwrap();
         assert_eq!(picked.unwrap_err(), CLOSED);
-        assert!(pick::<Fake, ()>(&[], &(), Ratio::ZERO, &mut rng).is_none());
+        assert!(pick(&[], Ratio::ZERO, &mut rng).is_none());
+    }
+
+    #[test]
+    fn half_of_ten_thousand_gates_closed_or_more_does_not_make_a_pick_look_at_all() {
+        for open_every in [1, 2, 10] {
+            let open = |n| if n % open_every == 0 { u32::MAX } else { 0 };
+            let fakes: Vec<_> = (0..10_000).map(|n| fake(open(n), 1.0, false)).collect();
+            let counts = counts(&fakes, HALF, 20_000);
+            let asked: u32 = fakes.iter().map(|fake| fake.asked.get()).sum();
+            // Two good ones are all but sure to be among 32 when half of them are.
+            assert!(asked < 20_000 * 20, "{asked} for {open_every}");
+            let closed = counts
+                .iter()
+                .zip(&fakes)
+                .filter(|(_, f)| f.permits.get() == 0);
+            let used: usize = closed.map(|(count, _)| count).sum();
+            match open_every {
+                10 => assert!((17_500..18_500).contains(&used), "all are used: {used}"),
+                _ => assert_eq!(used, 0),
+            }
+        }
     }
 
     proptest! {
         /// Whatever the state of the candidates is.
         #[test]
         fn a_closed_gate_or_a_second_try_is_the_last_choice(
-            fakes in prop::collection::vec((0u32..2, 0f32..9.0, any::<bool>()), 1..9),
+            fakes in prop::collection::vec((0u32..2, 0f32..9.0, any::<bool>()), 1..40),
+            proposed: Option<[u8; 3]>,
             panic_threshold in (0u8..=4).prop_map(|n| Ratio::new(f64::from(n) / 4.0).unwrap()),
             seed: u64,
         ) {
@@ -246,7 +356,14 @@ mod tests {
             let before = fakes.clone();
             let usable = |f: &Fake| panic || f.permits.get() > 0;
             let mut rng = StdRng::seed_from_u64(seed);
-            match pick(&fakes, &(), panic_threshold, &mut rng).unwrap() {
+            let picked = match proposed {
+                None => pick(&fakes, panic_threshold, &mut rng),
+                Some(proposed) => {
+                    let propose = |turn| usize::from(proposed[turn % 3]);
+                    crowd(&fakes, panic_threshold).pick_proposed(propose, &mut rng)
+                }
+            };
+            match picked.unwrap() {
                 Err(_) => prop_assert!(available == 0 && panic_threshold == Ratio::ZERO),
                 Ok((picked, permit)) => {
                     let index = fakes.iter().position(|f| std::ptr::eq(f, picked)).unwrap();

@@ -3,14 +3,20 @@
 use std::{
     fmt,
     sync::{
-        Arc,
-        atomic::{AtomicU32, Ordering::Relaxed},
+        Arc, OnceLock,
+        atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
     },
 };
 
 use tokio::time::Instant;
 
-use super::{BalanceConfig, Connect, Tried, load::Load, pick::Candidate};
+use super::{
+    BalanceConfig, Connect, Pick, Tried,
+    load::Load,
+    pick::Candidate,
+    picker::Source,
+    ring::{Point, ring},
+};
 use crate::{
     Rejection,
     endpoint::{Endpoint, Watch},
@@ -24,6 +30,53 @@ pub(super) struct Set<S, G> {
     pub(super) watch: Watch,
     /// Whether there has been a snapshot at all.
     pub(super) known: bool,
+    /// When it was made.
+    since: Instant,
+    /// How many gates are open.
+    available: Tally,
+    /// How many requests are in flight.
+    in_flight: Tally,
+    // Made for the picker that needs them, by whoever makes the set; after a change of pickers by the first
+    // request, or by a few that come at once.
+    cumulative_weights: OnceLock<Box<[u64]>>,
+    ring: OnceLock<Box<[Point]>>,
+}
+
+/// A number that takes a look at all endpoints to know. In a large set it is counted at most once in 10 ms, by one
+/// request, while the others go on with the last one.
+struct Tally(AtomicU64);
+
+impl Tally {
+    /// In a set of at most so many endpoints it is always counted.
+    const SMALL: usize = 64;
+    const FRESH_MILLIS: u32 = 10;
+    const NEVER: u64 = u64::MAX;
+
+    fn new() -> Self {
+        Self(AtomicU64::new(Self::NEVER))
+    }
+
+    fn get(&self, endpoints: usize, now: u32, count: impl Fn() -> usize) -> usize {
+        if endpoints <= Self::SMALL {
+            return count();
+        }
+        let word = self.0.load(Relaxed);
+        let stamped = |count: usize| u64::from(now) << 32 | count as u64;
+        let (stamp, last) = ((word >> 32) as u32, word as u32 as usize);
+        if word != Self::NEVER {
+            let fresh = now.wrapping_sub(stamp) < Self::FRESH_MILLIS;
+            let claim = || {
+                self.0
+                    .compare_exchange(word, stamped(last), Relaxed, Relaxed)
+            };
+            if fresh || claim().is_err() {
+                return last;
+            }
+        }
+        let count = count();
+        self.0.store(stamped(count), Relaxed);
+        count
+    }
 }
 
 /// One endpoint.
@@ -50,11 +103,7 @@ impl<S: Clone, G> Set<S, G> {
         config: &BalanceConfig,
         now: Instant,
     ) -> Self {
-        let empty = Self {
-            nodes: Box::default(),
-            watch,
-            known: false,
-        };
+        let empty = Self::of(Box::default(), watch, false, now);
         empty.next(connect, gate, config, now)
     }
 
@@ -94,12 +143,75 @@ impl<S: Clone, G> Set<S, G> {
                 }),
             },
         };
+        let nodes = snapshot.iter().flat_map(|s| s.iter()).map(node).collect();
+        let set = Self::of(nodes, watch, snapshot.is_some(), now);
+        match config.pick {
+            Pick::PeakEwma | Pick::RoundRobin | Pick::Random => {}
+            Pick::Weighted => {
+                set.cumulative_weights();
+            }
+            Pick::ConsistentHash => {
+                set.cumulative_weights();
+                set.ring();
+            }
+        }
+        set
+    }
+
+    fn of(nodes: Box<[Node<S, G>]>, watch: Watch, known: bool, now: Instant) -> Self {
         Self {
-            known: snapshot.is_some(),
-            nodes: snapshot.iter().flat_map(|s| s.iter()).map(node).collect(),
+            nodes,
             watch,
+            known,
+            since: now,
+            available: Tally::new(),
+            in_flight: Tally::new(),
+            cumulative_weights: OnceLock::new(),
+            ring: OnceLock::new(),
         }
     }
+}
+
+impl<S, G> Set<S, G> {
+    fn millis(&self, now: Instant) -> u32 {
+        now.saturating_duration_since(self.since).as_millis() as u32
+    }
+
+    fn cumulative_weights(&self) -> &[u64] {
+        made(&self.cumulative_weights, || {
+            let mut sum = 0;
+            let add = |node: &Node<S, G>| {
+                sum += u64::from(node.endpoint.weight.max(1));
+                sum
+            };
+            self.nodes.iter().map(add).collect()
+        })
+    }
+
+    fn ring(&self) -> &[Point] {
+        made(&self.ring, || {
+            ring(self.nodes.iter().map(|node| &node.endpoint))
+        })
+    }
+}
+
+impl<S, G: Admit> Set<S, G> {
+    /// How many gates are open.
+    pub(super) fn available(&self, now: Instant) -> usize {
+        let open = |node: &&Node<S, G>| node.state.gate.is_available(now);
+        self.available.get(self.nodes.len(), self.millis(now), || {
+            self.nodes.iter().filter(open).count()
+        })
+    }
+}
+
+/// What is in `cell`, or what `make` makes. Nobody waits for another who is making it.
+fn made<T>(cell: &OnceLock<Box<[T]>>, make: impl FnOnce() -> Box<[T]>) -> &[T] {
+    if let Some(made) = cell.get() {
+        return made;
+    }
+    let new = make();
+    cell.get_or_init(|| new)
 }
 
 fn serial() -> u32 {
@@ -124,6 +236,52 @@ pub(super) struct View<'a> {
     pub(super) now: Instant,
     pub(super) config: &'a BalanceConfig,
     pub(super) tried: Option<&'a Tried>,
+}
+
+/// A set as a picker sees it.
+pub(super) struct Seen<'a, S, G> {
+    pub(super) set: &'a Set<S, G>,
+    pub(super) view: &'a View<'a>,
+}
+
+impl<S, G: Admit> Source for Seen<'_, S, G> {
+    fn len(&self) -> usize {
+        self.set.nodes.len()
+    }
+
+    fn endpoint(&self, index: usize) -> &Endpoint {
+        &self.set.nodes[index].endpoint
+    }
+
+    fn in_flight(&self, index: usize) -> u32 {
+        self.set.nodes[index].state.load.in_flight()
+    }
+
+    fn total_in_flight(&self) -> usize {
+        let set = self.set;
+        set.in_flight
+            .get(set.nodes.len(), set.millis(self.view.now), || {
+                let nodes = set.nodes.iter();
+                nodes.map(|n| n.state.load.in_flight() as usize).sum()
+            })
+    }
+
+    fn load(&self, index: usize) -> f32 {
+        self.set.nodes[index].score(self.view)
+    }
+
+    fn is_usable(&self, index: usize) -> bool {
+        let node = &self.set.nodes[index];
+        node.is_available(self.view) && !node.was_tried(self.view)
+    }
+
+    fn cumulative_weights(&self) -> &[u64] {
+        self.set.cumulative_weights()
+    }
+
+    fn ring(&self) -> &[Point] {
+        self.set.ring()
+    }
 }
 
 impl<S, G: Admit> Candidate<View<'_>> for Node<S, G> {

@@ -113,6 +113,14 @@ impl World {
         world
     }
 
+    fn pick(self, pick: Pick) -> Self {
+        self.balance.shared.config.set(BalanceConfig {
+            pick,
+            ..BalanceConfig::default()
+        });
+        self
+    }
+
     fn endpoints(&mut self, addresses: &[&'static str]) {
         self.set.send_replace(Some(snapshot(addresses)));
     }
@@ -343,4 +351,96 @@ async fn all_clones_follow_the_endpoints() {
     assert_eq!(world.ask().await.unwrap(), "b:1");
     // Whoever was on the way to an endpoint that is gone still arrives.
     assert_eq!(pending.await.unwrap().into_body(), "a:1");
+}
+
+const PICKS: [Pick; 5] = [
+    Pick::PeakEwma,
+    Pick::RoundRobin,
+    Pick::Random,
+    Pick::Weighted,
+    Pick::ConsistentHash,
+];
+
+fn keyed(key: u8) -> Request<()> {
+    let mut request = Request::new(());
+    request.extensions_mut().insert(HashKey::of(&[key]));
+    request
+}
+
+#[tokio::test(start_paused = true)]
+async fn gates_the_panic_threshold_and_earlier_tries_hold_for_all_pickers() {
+    for pick in PICKS {
+        let mut world = World::new(&["a:1", "b:1", "c:1"], answer).pick(pick);
+        world.gate("b:1").0.closed.store(true, SeqCst);
+        for key in 0..100 {
+            let tried = Tried::default();
+            let mut asked = Vec::new();
+            for _ in 0..2 {
+                let mut request = keyed(key);
+                request.extensions_mut().insert(tried.clone());
+                asked.push(world.call(request).await.unwrap().into_body());
+            }
+            asked.sort_by_key(ToString::to_string);
+            assert_eq!(asked, ["a:1", "c:1"], "{pick:?}");
+        }
+        world.gate("c:1").0.closed.store(true, SeqCst);
+        let mut used = HashMap::new();
+        for key in 0..100 {
+            let answer = world.call(keyed(key)).await.unwrap();
+            *used.entry(answer.into_body()).or_insert(0) += 1;
+        }
+        assert_eq!(used.len(), 3, "{pick:?}: {used:?}");
+        assert_eq!((world.in_flight(), world.permits()), (0, 0));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_same_key_goes_to_the_same_endpoint_also_while_others_come_and_go() {
+    let mut world = World::new(&["a:1", "b:1", "c:1"], answer).pick(Pick::ConsistentHash);
+    let at = world.call(keyed(1)).await.unwrap().into_body();
+    for _ in 0..50 {
+        assert_eq!(world.call(keyed(1)).await.unwrap().into_body(), at);
+    }
+    let others: Vec<_> = ["a:1", "b:1", "c:1"]
+        .into_iter()
+        .filter(|other| at != *other)
+        .collect();
+    let only = ["a:1", "b:1", "c:1"]
+        .into_iter()
+        .find(|a| at == *a)
+        .unwrap();
+    for other in others {
+        world.endpoints(&[only, other]);
+        assert_eq!(world.call(keyed(1)).await.unwrap().into_body(), at);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_picker_of_ones_own_is_used() {
+    struct Last;
+    impl Picker for Last {
+        fn pick(&self, candidates: &mut Candidates<'_>, call: &Call<'_>, turn: usize) -> usize {
+            assert_eq!(call.uri.path(), "/");
+            candidates.len() - 1 - turn
+        }
+    }
+    let mut world = World::new(&["a:1", "b:1", "c:1"], answer);
+    world.balance = world.balance.with_picker(Last);
+    for _ in 0..10 {
+        assert_eq!(world.ask().await.unwrap(), "c:1");
+    }
+    world.gate("c:1").0.closed.store(true, SeqCst);
+    assert_eq!(world.ask().await.unwrap(), "b:1");
+}
+
+#[test]
+fn a_picker_is_chosen_by_name() {
+    let config = |json| serde_json::from_str::<BalanceConfig>(json);
+    assert_eq!(config("{}").unwrap().pick, Pick::PeakEwma);
+    assert_eq!(
+        config(r#"{"pick": "round_robin"}"#).unwrap().pick,
+        Pick::RoundRobin
+    );
+    let error = config(r#"{"pick": "best"}"#).unwrap_err().to_string();
+    assert!(error.contains("consistent_hash"), "{error}");
 }
