@@ -12,6 +12,36 @@ use http_body_util::{BodyExt, combinators::UnsyncBoxBody};
 
 use crate::BoxError;
 
+/// A body that can say whether all of it is known, and then be had a second time, to be sent side by side.
+pub trait TryClone: Sized {
+    /// A body with the same content, or `None` where that is a stream still to come. Asked before anybody has read
+    /// of it.
+    fn try_clone(&self) -> Option<Self>;
+}
+
+impl TryClone for Body {
+    fn try_clone(&self) -> Option<Self> {
+        let kind = match &self.kind {
+            Kind::Full(bytes) => Kind::Full(bytes.clone()),
+            Kind::Incoming(_) | Kind::Stream(_) => return None,
+        };
+        let limit = self.limit;
+        Some(Self { kind, limit })
+    }
+}
+
+impl TryClone for () {
+    fn try_clone(&self) -> Option<Self> {
+        Some(())
+    }
+}
+
+impl TryClone for http_body_util::Full<Bytes> {
+    fn try_clone(&self) -> Option<Self> {
+        Some(self.clone())
+    }
+}
+
 /// A request or response body: nothing, bytes that are all here, or a stream of unknown type.
 ///
 /// Only the stream is allocated; JSON answers, unary requests and what hyper receives are not.

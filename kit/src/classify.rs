@@ -8,8 +8,10 @@ use http::{HeaderMap, StatusCode, header};
 
 use crate::{
     BoxError,
+    context::Context,
     error::{Code, Error},
     rejection::{NotSent, Rejection, find_cause},
+    wire::IDEMPOTENCY_KEY,
 };
 
 /// What a result tells about the one who gave it.
@@ -49,6 +51,21 @@ pub enum Retry {
     IfIdempotent,
     /// Whatever it does: it provably never reached the peer.
     Always,
+}
+
+/// Whether making this call twice is the same as making it once: its [`Method`](crate::name::Method) says so, or it
+/// has an idempotency key, or, where no generated client made it, its HTTP method is idempotent (RFC 9110, section
+/// 9.2.2).
+pub fn is_idempotent<B>(request: &http::Request<B>) -> bool {
+    let context = request.extensions().get::<Context>();
+    let has_key = context.is_some_and(|context| context.idempotency_key.is_some())
+        || request.headers().contains_key(IDEMPOTENCY_KEY);
+    // What a trait says of its method weighs more than the POST that it travels as.
+    let idempotent = match context.and_then(|context| context.method) {
+        Some(method) => method.idempotent,
+        None => request.method().is_idempotent(),
+    };
+    idempotent || has_key
 }
 
 /// All that is to be said about one result.

@@ -36,7 +36,14 @@ pub enum Event<'a> {
         /// How long it waits first.
         backoff: Duration,
     },
-    /// An attempt failed, might have been made again, and the budget is used up.
+    /// An attempt was late, and another one is made beside it.
+    Hedged {
+        /// How long the first one was waited for.
+        after: Duration,
+    },
+    /// The attempt that was made beside a late one gave the answer.
+    HedgeWon,
+    /// An attempt failed or was late, might have been made again, and the budget is used up.
     RetryBudgetExhausted,
     /// The set of endpoints of a service changed.
     EndpointsChanged {

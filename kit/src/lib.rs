@@ -26,6 +26,7 @@ pub mod circuit_breaker;
 pub mod concurrency;
 pub mod deadline;
 pub mod fault;
+pub mod hedge;
 pub mod metrics;
 pub mod outbox;
 pub mod rate_limit;

@@ -32,6 +32,7 @@ use crate::{
     circuit_breaker::{Circuit, CircuitBreakerConfig},
     endpoint::{Discovery, Endpoint},
     event::SharedObserver,
+    hedge::HedgeConfig,
     name::ServiceName,
     policy::Live,
     retry::{Replay, RetryConfig},
@@ -53,6 +54,10 @@ pub struct ClientConfig {
     pub connect_timeout: Duration,
     /// Which calls are made again, and when.
     pub retry: RetryConfig,
+    /// When a late call is made a second time, beside the first one, out of the budget of the retries. Default
+    /// `None`: never.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hedge: Option<HedgeConfig>,
     /// When an endpoint is left alone: one circuit breaker for each.
     pub circuit_breaker: CircuitBreakerConfig,
     /// How an endpoint is picked.
@@ -66,6 +71,7 @@ impl Default for ClientConfig {
             attempt_timeout: Duration::from_secs(2),
             connect_timeout: Duration::from_secs(1),
             retry: RetryConfig::default(),
+            hedge: None,
             circuit_breaker: CircuitBreakerConfig::default(),
             balance: BalanceConfig::default(),
         }

@@ -1,5 +1,8 @@
 //! The way of a call through a client, in its one right order.
 
+use std::sync::Arc;
+
+use tower::util::{Either, option_layer};
 use tower_layer::Layer;
 
 use super::ClientConfig;
@@ -8,6 +11,7 @@ use crate::{
         AttemptTimeout, AttemptTimeoutLayer, DeadlineConfig, DeadlineLayer, DeadlineService,
     },
     event::SharedObserver,
+    hedge::{Hedge, HedgeLayer},
     metrics::{Metrics, MetricsLayer},
     name::ServiceName,
     retry::{Budget, Retry, RetryLayer},
@@ -29,6 +33,9 @@ pub struct Outbound {
     pub deadline: DeadlineLayer,
     /// Each attempt goes through all that follows, and so to an endpoint of its own.
     pub retry: RetryLayer,
+    /// Inside of the retries, whose budget it draws on; both of its attempts go through all that follows, to two
+    /// endpoints. `None` hedges nothing.
+    pub hedge: Option<HedgeLayer>,
     /// One span for each attempt, and the headers that differ between attempts.
     pub attempt: TraceLayer,
     /// Innermost: bounds the picking of an endpoint, the making of a connection and the answer. The balancer learns
@@ -38,10 +45,14 @@ pub struct Outbound {
 
 /// A service inside of [`Outbound`]. It gets requests whose bodies can be sent again,
 /// `http::Request<`[`Replay`](crate::retry::Replay)`<B>>`.
-pub type OutboundService<S> = Metrics<Trace<DeadlineService<Retry<Trace<AttemptTimeout<S>>>>>>;
+pub type OutboundService<S> =
+    Metrics<Trace<DeadlineService<Retry<Hedged<Trace<AttemptTimeout<S>>>>>>>;
+
+/// A service with hedging or without it.
+type Hedged<S> = Either<Hedge<S>, S>;
 
 impl Outbound {
-    /// All layers as `config` says, for calls to `upstream`, with a retry budget of their own.
+    /// All layers as `config` says, for calls to `upstream`, with a budget of their own for retries and hedges.
     pub fn from_config(
         config: &ClientConfig,
         upstream: &ServiceName,
@@ -54,6 +65,9 @@ impl Outbound {
             deadline: DeadlineLayer::outbound(DeadlineConfig {
                 timeout: config.timeout,
             }),
+            hedge: config
+                .hedge
+                .map(|hedge| HedgeLayer::inside(hedge, budget.clone(), Arc::clone(&observer))),
             retry: RetryLayer::new(config.retry, budget, observer),
             attempt: TraceLayer::attempt(),
             attempt_timeout: AttemptTimeoutLayer::new(config.attempt_timeout),
@@ -70,11 +84,13 @@ impl<S> Layer<S> for Outbound {
             trace,
             deadline,
             retry,
+            hedge,
             attempt,
             attempt_timeout,
         } = self;
         let service = attempt_timeout.layer(balance);
         let service = attempt.layer(service);
+        let service = option_layer(hedge.clone()).layer(service);
         let service = retry.layer(service);
         let service = deadline.layer(service);
         let service = trace.layer(service);

@@ -40,6 +40,11 @@ impl Observer for Telemetry {
                 counter!("kit_retries_total").increment(1);
                 debug!(previous_attempts, ?backoff, "retrying");
             }
+            Event::Hedged { after } => {
+                counter!("kit_hedges_total").increment(1);
+                debug!(?after, "hedging");
+            }
+            Event::HedgeWon => counter!("kit_hedges_won_total").increment(1),
             Event::RetryBudgetExhausted => {
                 counter!("kit_retry_budget_exhausted_total").increment(1);
                 // One per failed call, just when many fail: the counter is for the operator.

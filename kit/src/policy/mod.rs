@@ -1,6 +1,7 @@
 //! What every policy is: sync, given the time, without locks across await, and replaceable while it runs.
 
 mod backoff;
+mod budget;
 mod ratio;
 mod window;
 
@@ -12,6 +13,7 @@ use tokio::time::Instant;
 use crate::{classify::Outcome, rejection::Rejection};
 
 pub use backoff::Backoff;
+pub use budget::{Budget, BudgetConfig, Withdrawal};
 pub use ratio::{InvalidRatio, Ratio};
 pub(crate) use window::{Column, Tick, Window};
 

@@ -9,7 +9,6 @@
 //! which no retry is begun. Between attempts it waits, doubling, with full jitter, and as long as the peer asked
 //! for in `Retry-After`.
 
-mod budget;
 mod policy;
 mod replay;
 #[cfg(test)]
@@ -40,8 +39,7 @@ use crate::{
 use policy::Call;
 use replay::Tape;
 
-pub use crate::policy::Backoff;
-pub use budget::{Budget, BudgetConfig, Withdrawal};
+pub use crate::policy::{Backoff, Budget, BudgetConfig, Withdrawal};
 pub use policy::RetryConfig;
 pub use replay::Replay;
 

@@ -7,12 +7,10 @@ use rand::Rng;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use super::BudgetConfig;
 use crate::{
     classify::{self, Verdict},
     context::{Context, Deadline},
-    policy::Backoff,
-    wire::IDEMPOTENCY_KEY,
+    policy::{Backoff, BudgetConfig},
 };
 
 /// How often and how soon a call is made again.
@@ -57,15 +55,8 @@ pub(super) struct Call {
 impl Call {
     pub(super) fn of<B>(request: &Request<B>) -> Self {
         let context = request.extensions().get::<Context>();
-        let has_key = context.is_some_and(|context| context.idempotency_key.is_some())
-            || request.headers().contains_key(IDEMPOTENCY_KEY);
-        // What a trait says of its method weighs more than the POST that it travels as.
-        let idempotent = match context.and_then(|context| context.method) {
-            Some(method) => method.idempotent,
-            None => request.method().is_idempotent(),
-        };
         Self {
-            idempotent: idempotent || has_key,
+            idempotent: classify::is_idempotent(request),
             deadline: context.and_then(|context| context.deadline),
             previous_attempts: context.map_or(0, |context| context.previous_attempts),
         }
@@ -113,7 +104,7 @@ mod tests {
     use http::Method;
 
     use super::*;
-    use crate::{classify::Outcome, name};
+    use crate::{classify::Outcome, name, wire::IDEMPOTENCY_KEY};
 
     static PAY: name::Method = name::Method {
         service: "bank.Bank",

@@ -15,6 +15,8 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 
+use crate::body::TryClone;
+
 /// The body of one attempt.
 pub struct Replay<B> {
     kind: Kind<B>,
@@ -48,6 +50,27 @@ impl<B> Replay<B> {
                 touched: false,
                 tape,
             },
+        }
+    }
+}
+
+/// While nobody has read of it; what is kept for another attempt is then what the first one of the two sends.
+impl<B: TryClone> TryClone for Replay<B> {
+    fn try_clone(&self) -> Option<Self> {
+        match &self.kind {
+            Kind::Once(body)
+            | Kind::Taping {
+                body: Some(body),
+                touched: false,
+                ..
+            } => body.try_clone().map(Self::once),
+            Kind::Taping { .. } => None,
+            Kind::Playing { next, tape } => Some(Self {
+                kind: Kind::Playing {
+                    next: *next,
+                    tape: tape.handle(),
+                },
+            }),
         }
     }
 }
@@ -341,6 +364,18 @@ mod tests {
         assert!(first.is_end_stream());
         drop(first);
         assert!(tape.rewind().unwrap().is_end_stream());
+    }
+
+    #[tokio::test]
+    async fn a_copy_is_had_of_what_is_known_and_not_read() {
+        let (mut first, tape) = Tape::record(Full::new(Bytes::from_static(b"abc")), 9);
+        assert_eq!(read(first.try_clone().unwrap()).await.0, "abc");
+        first.frame().await.unwrap().unwrap();
+        assert!(first.try_clone().is_none());
+        // What the first attempt read is kept, copy or not.
+        let again = tape.rewind().unwrap();
+        assert_eq!(read(again.try_clone().unwrap()).await.0, "abc");
+        assert_eq!(read(again).await.0, "abc");
     }
 
     #[tokio::test]

@@ -27,6 +27,7 @@ const ROOMS: &[&str] = &[
     "deadline",
     "discovery",
     "fault",
+    "hedge",
     "log",
     "metrics",
     "outbox",

@@ -22,6 +22,7 @@ use kit::{
     deadline::{AttemptTimeoutLayer, DeadlineConfig, DeadlineLayer},
     event::nobody,
     fault::{Delay, Fail, FaultConfig, FaultLayer},
+    hedge::{HedgeConfig, HedgeLayer},
     metrics::MetricsLayer,
     policy::{Admit, Permit, Ratio},
     rate_limit::{Rate, RateLimitLayer},
@@ -359,6 +360,19 @@ fn retry() -> RetryLayer {
 }
 contract!(retry);
 
+/// Early enough for the test that drops calls to see a hedge under way.
+const HEDGE: HedgeConfig = HedgeConfig {
+    delay: Some(Duration::from_millis(50)),
+    quantile: Ratio::ONE,
+    min_samples: NonZeroU32::MIN,
+    min_delay: Duration::ZERO,
+};
+
+fn hedge() -> HedgeLayer {
+    HedgeLayer::new(HEDGE, Budget::default(), nobody())
+}
+contract!(hedge);
+
 const FAILING: FaultConfig = FaultConfig {
     delay: None,
     error: Some(Fail {
@@ -436,3 +450,14 @@ contract!(
     outbound,
     Spoil::By(|layer: &Outbound| layer.deadline.config().set(NO_TIME))
 );
+
+/// The same with hedging.
+fn outbound_with_hedges() -> Outbound {
+    kit::metrics::install();
+    let config = ClientConfig {
+        hedge: Some(HEDGE),
+        ..ClientConfig::default()
+    };
+    Outbound::from_config(&config, &"users".parse().unwrap(), nobody())
+}
+contract!(outbound_with_hedges);

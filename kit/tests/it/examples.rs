@@ -25,6 +25,7 @@ examples! {
     concurrency => "../../examples/concurrency.rs",
     deadline => "../../examples/deadline.rs",
     fault => "../../examples/fault.rs",
+    hedge => "../../examples/hedge.rs",
     metrics => "../../examples/metrics.rs",
     rate_limit => "../../examples/rate_limit.rs",
     retry => "../../examples/retry.rs",

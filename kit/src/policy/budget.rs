@@ -1,4 +1,4 @@
-//! How much of the load may be retries.
+//! How much of the load may be extra attempts: retries and hedges.
 //!
 //! A bound per call multiplies: three hops that try three times each are 27 calls. A bound on the share of retries
 //! holds whatever fails: tower and Finagle keep it as tokens over a window, as is done here.
@@ -14,7 +14,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use crate::policy::{Column, Ratio, Tick, Window};
+use super::{Column, Ratio, Tick, Window};
 
 /// How many retries a [`Budget`] allows.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
