@@ -1,12 +1,19 @@
-//! The program `kit`: starts the services of a workspace on this machine.
+//! The program `kit`: makes services, and starts those of a workspace on this machine.
 
+mod doctor;
+mod edit;
+mod generate;
+mod names;
+mod new;
 mod parent;
+mod project;
+mod template;
 mod up;
 
 use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::Result;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 /// A toolkit for microservices in Rust.
 #[derive(Debug, Parser)]
@@ -18,8 +25,21 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Makes something new
+    #[command(subcommand, visible_alias = "n")]
+    New(new::Options),
+    /// Adds what is missing to what is there, without touching a line of it
+    #[command(subcommand, visible_alias = "g")]
+    Generate(generate::Options),
     /// Builds the services of this workspace and runs them on this machine until Ctrl-C
     Up(up::Options),
+    /// Tells what this machine lacks to build and run services, and how to get it
+    Doctor,
+    /// Prints the completions of a shell: `kit completions bash >> ~/.bashrc`, or as your shell wants it
+    Completions {
+        /// Which one.
+        shell: clap_complete::Shell,
+    },
     /// Becomes a program that is told to stop when its parent dies; how `up` starts services
     #[command(hide = true)]
     Exec {
@@ -39,6 +59,15 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> Result<ExitCode> {
     match command {
+        Command::New(options) => new::run(options),
+        Command::Generate(options) => generate::run(options),
+        Command::Doctor => doctor::run(),
+        Command::Completions { shell } => {
+            let mut text = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "kit", &mut text);
+            edit::say(&String::from_utf8(text)?)?;
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Up(options) => {
             let runtime = tokio::runtime::Builder::new_multi_thread()
                 .enable_all()

@@ -1,0 +1,158 @@
+//! `kit generate service NAME`: from a trait to a service that runs.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+use super::package::{Crate, marked_place, passed_on, save};
+use crate::{
+    edit::{
+        Changes, Mode, format,
+        rust::{Insertions, Method, Source},
+    },
+    names::Name,
+    project::{Project, Service},
+};
+
+/// What is made for a service that has none of it, by path below its folder.
+const HANDLER: &str = include_str!("../../templates/service/handler.rs");
+const APP: &str = include_str!("../../templates/service/app.rs");
+const RUN: &str = include_str!("../../templates/service/run.rs");
+const MAIN: &str = include_str!("../../templates/service/main.rs");
+const TEST: &str = include_str!("../../templates/service/test.rs");
+
+/// Adds what the service `name` lacks.
+pub(crate) fn run(name: &Name, mode: Mode) -> Result<ExitCode> {
+    let project = Project::here()?;
+    let mut changes = Changes::new(&project.root);
+    add(&mut changes, project.service(name)?)?;
+    changes.finish(mode)
+}
+
+fn add(changes: &mut Changes, service: &Service) -> Result<()> {
+    let package = Crate::read(changes, service)?;
+    package.imports(changes)?;
+    let mut modules: Vec<_> = package.implementation(changes)?.into_iter().collect();
+    modules.extend(package.app(changes)?);
+    package.lib(changes, &modules)?;
+    package.main(changes)?;
+    package.test(changes)
+}
+
+impl Crate<'_> {
+    /// `Context` and `Error`, where the trait says them and nothing tells what they are.
+    fn imports(&self, changes: &mut Changes) -> Result<()> {
+        let api = self.api();
+        let unknown = api.unknown(&self.methods);
+        let kit: Vec<_> = ["Context", "Error"]
+            .into_iter()
+            .filter(|name| unknown.contains(*name))
+            .collect();
+        let path = match kit.as_slice() {
+            [] => return Ok(()),
+            [one] => format!("kit::{one}"),
+            several => format!("kit::{{{}}}", several.join(", ")),
+        };
+        let mut insertions = Insertions::default();
+        api.add_uses([path], &mut insertions);
+        save(changes, api, insertions)
+    }
+
+    /// The methods that the implementation lacks, or a whole one; then its module is returned.
+    fn implementation(&self, changes: &mut Changes) -> Result<Option<String>> {
+        let name = self.service.name.camel();
+        let mut found = false;
+        for source in &self.sources {
+            for item in source.implementations(&name) {
+                found = true;
+                let present = source.implemented(item);
+                for method in &present {
+                    self.compare(changes, source, method);
+                }
+                let missing: Vec<_> = self
+                    .methods
+                    .iter()
+                    .filter(|method| !present.iter().any(|other| other.name == method.name))
+                    .collect();
+                // Middleware, which is around another implementation.
+                let is_around = item.generics.type_params().next().is_some();
+                let body = if is_around { passed_on } else { marked_place };
+                let mut insertions = source.add_methods(item, &self.methods, body)?;
+                let uses = self.uses(&missing, !is_around);
+                let unknown = uses.into_iter().filter(|(name, _)| !source.knows(name));
+                source.add_uses(unknown.map(|(_, path)| path), &mut insertions);
+                save(changes, source, insertions)?;
+            }
+        }
+        if found {
+            return Ok(None);
+        }
+        let module = self.service.name.snake();
+        let text = self.fill_methods(HANDLER, marked_place, true);
+        let path = self.path(&format!("src/{module}.rs"));
+        changes.create(&path, format::new_file(&path, text))?;
+        Ok(Some(format!("pub {module}")))
+    }
+
+    /// Tells what only the author of an implementation can mend.
+    fn compare(&self, changes: &mut Changes, source: &Source, method: &Method) {
+        let place = format!("{}:{}", changes.show(&source.path), method.line);
+        match self.methods.iter().find(|other| other.name == method.name) {
+            None => changes.report(format!(
+                "{place}: `{}` is no longer a method of the trait; take it out here or put it back there",
+                method.name
+            )),
+            Some(declared) if !declared.agrees_with(method) => changes.report(format!(
+                "{place}: `{}` takes or returns something else than in the trait, which says\n    {}",
+                method.name, declared.signature
+            )),
+            Some(_) => {}
+        }
+    }
+
+    /// The stack, unless one stands somewhere.
+    fn app(&self, changes: &mut Changes) -> Result<Option<String>> {
+        if self.sources.iter().any(|source| source.says("Inbound")) {
+            return Ok(None);
+        }
+        let path = self.path("src/app.rs");
+        changes.create(&path, format::new_file(&path, self.fill(APP)))?;
+        Ok(Some("app".to_owned()))
+    }
+
+    /// Declares new modules, and adds what makes an instance out of them unless something does.
+    fn lib(&self, changes: &mut Changes, modules: &[String]) -> Result<()> {
+        let path = self.path("src/lib.rs");
+        let Some(lib) = self.sources.iter().find(|source| source.path == path) else {
+            return Ok(());
+        };
+        let mut insertions = Insertions::default();
+        for module in modules {
+            let (vis, name) = module.split_once(' ').unwrap_or(("", module));
+            if !lib.has_module(name) {
+                lib.add_module(vis, name, &mut insertions);
+            }
+        }
+        if !self.sources.iter().any(|source| source.says("RunOptions")) {
+            lib.add_at_end(&format!("\n{}", self.fill(RUN)), &mut insertions);
+        }
+        save(changes, lib, insertions)
+    }
+
+    fn main(&self, changes: &mut Changes) -> Result<()> {
+        let path = self.path("src/main.rs");
+        let text = format::new_file(&path, self.fill(MAIN));
+        changes.create(&path, text)
+    }
+
+    /// A test, unless there is one.
+    fn test(&self, changes: &mut Changes) -> Result<()> {
+        let folder = self.path("tests");
+        if folder.exists() || self.sources.iter().any(|source| source.says("test")) {
+            return Ok(());
+        }
+        let path = folder.join(format!("{}.rs", self.service.name.snake()));
+        let text = format::new_file(&path, self.fill(TEST));
+        changes.create(&path, text)
+    }
+}

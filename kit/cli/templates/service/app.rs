@@ -1,0 +1,26 @@
+//! The way of a request through this service.
+
+use kit::{
+    concurrency::ConcurrencyLimitLayer,
+    deadline::DeadlineLayer,
+    fault::FaultLayer,
+    metrics::MetricsLayer,
+    name::ServiceName,
+    rate_limit::RateLimitLayer,
+    server::{BodyLimitLayer, Inbound, ServerConfig},
+    trace::TraceLayer,
+};
+
+/// What stands around the methods, outermost first: logs and traces, numbers for Prometheus, then what bounds a
+/// request. Each layer has its reason at its field in [`Inbound`], which keeps them in this order.
+pub(crate) fn inbound(config: &ServerConfig, service: &ServiceName) -> Inbound {
+    Inbound {
+        trace: TraceLayer::inbound(),
+        metrics: MetricsLayer::inbound(service),
+        deadline: DeadlineLayer::inbound(config.deadline),
+        concurrency: ConcurrencyLimitLayer::new(config.concurrency),
+        rate_limit: config.rate_limit.map(RateLimitLayer::new),
+        fault: FaultLayer::new(config.fault),
+        body_limit: BodyLimitLayer::new(config.body_limit),
+    }
+}

@@ -1,0 +1,3 @@
+//! The service __name__.
+
+pub mod api;

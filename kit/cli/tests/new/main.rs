@@ -1,0 +1,9 @@
+//! From nothing to a running service, command by command, as somebody goes who has never done it before.
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on says where by panicking"
+)]
+
+mod growth;
+mod newcomer;
+mod user;
