@@ -9,9 +9,10 @@ FROM ${BUILD_IMAGE} AS manifests
 WORKDIR /src
 COPY . .
 RUN find . -type f ! -name Cargo.toml ! -name Cargo.lock ! -path '*/benches/*.rs' -delete \
- && find . -type f -name '*.rs' | while read -r file; do echo 'fn main() {}' > "$file"; done \
+ && find . -type f -name '*.rs' | while read -r file; do printf '//! Emptied.\nfn main() {}\n' > "$file"; done \
  && find . -mindepth 2 -name Cargo.toml | while read -r file; do \
-      mkdir -p "${file%/*}/src" && : > "${file%/*}/src/lib.rs" && echo 'fn main() {}' > "${file%/*}/src/main.rs"; done \
+      mkdir -p "${file%/*}/src" && echo '//! Emptied.' > "${file%/*}/src/lib.rs" \
+      && printf '//! Emptied.\nfn main() {}\n' > "${file%/*}/src/main.rs"; done \
  && find . -type d -empty -delete
 
 FROM ${BUILD_IMAGE} AS build
