@@ -112,6 +112,13 @@ impl Workspace {
         if release {
             command.arg("--release");
         }
+        // Under `cargo run` these describe kit itself; build scripts that look at them would run again.
+        for (name, _) in env::vars_os() {
+            let text = name.to_string_lossy();
+            if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
+                command.env_remove(name);
+            }
+        }
         for service in &self.services {
             command.args(["--package", &service.name]);
         }
