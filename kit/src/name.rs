@@ -1,6 +1,6 @@
 //! Typed names. Each is valid by construction and doubles as a metric label, so label sets stay bounded.
 
-use std::{fmt, str::FromStr, sync::Arc};
+use std::{fmt, str::FromStr, sync::Arc, time::Duration};
 
 /// Why a text is not a name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -128,6 +128,9 @@ pub struct Method {
     pub http_path: &'static str,
     /// Whether calling it twice is the same as calling it once, so that it may be retried and hedged.
     pub idempotent: bool,
+    /// The longest that a server takes for it, and what a client waits whose caller sets no deadline. `None`: as
+    /// long as the stacks on both sides allow. Neither is ever made longer by it.
+    pub timeout: Option<Duration>,
 }
 
 impl Method {

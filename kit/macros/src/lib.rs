@@ -44,6 +44,10 @@ use proc_macro::TokenStream;
 /// A word in a path goes before an argument: `/users/me` before `/users/{id}`. The verb does not make a method
 /// idempotent. gRPC has its own path and is as it was.
 ///
+/// # Timeouts
+/// `#[kit(timeout = "500ms")]` is the longest that a server takes for the method, where the caller does not wait for
+/// less, and how long the client waits in all where its caller has set no deadline.
+///
 /// The trait stands in a module, not in a function.
 ///
 /// `#[kit::service(package = "acme.users")]` sets protobuf's package, which is otherwise the name of the trait in

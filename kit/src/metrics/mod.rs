@@ -279,6 +279,7 @@ mod tests {
             http_method: http::Method::POST,
             http_path: "/create",
             idempotent: false,
+            timeout: None,
         };
         let mut response = Wire::Json.error(Rejection::Overloaded { limit: 1 }.into());
         response.extensions_mut().insert(&CREATE);

@@ -113,6 +113,7 @@ mod tests {
         http_method: Method::POST,
         http_path: "/pay",
         idempotent: false,
+        timeout: None,
     };
     static LOOK: name::Method = name::Method {
         service: "bank.Bank",
@@ -121,6 +122,7 @@ mod tests {
         http_method: Method::POST,
         http_path: "/look",
         idempotent: true,
+        timeout: None,
     };
 
     fn verdict(retry: classify::Retry) -> Verdict {

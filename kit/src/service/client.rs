@@ -10,6 +10,7 @@ use tower_service::Service;
 use super::{Unread, collect, grpc, json, message::Message, params};
 use crate::{
     Body, BoxError, Context, Error,
+    context::Deadline,
     error::{Code, Problem},
     name::Method,
     wire::{IDEMPOTENCY_KEY, Wire},
@@ -99,6 +100,7 @@ fn request<Q: Serialize + Message>(
         Some(_) => ctx.child(),
     };
     ctx.method = Some(method);
+    ctx.deadline = ctx.deadline.or_else(|| method.timeout.map(Deadline::after));
     let (verb, uri, body) = match wire {
         Wire::Json => {
             let verb = method.http_method.clone();

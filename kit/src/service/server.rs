@@ -1,6 +1,6 @@
 //! One call from the side that answers it.
 
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method as HttpMethod, Request, Response, StatusCode, header};
@@ -8,9 +8,9 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use super::{Unread, collect, grpc, json, message::Message, params};
 use crate::{
-    BoxError, Context, Error,
+    BoxError, Context, Error, Rejection,
     body::{Body, BodyLimit},
-    context::IdempotencyKey,
+    context::{Deadline, IdempotencyKey},
     error::Code,
     name::Method,
     wire::{IDEMPOTENCY_KEY, Wire},
@@ -125,6 +125,9 @@ pub fn route<B>(methods: &'static [Method], request: &Request<B>) -> Result<usiz
 /// Answers one call: reads the arguments, calls `handler`, and writes what it returns, on the wire on which the
 /// request came.
 ///
+/// A method with a [timeout](Method::timeout) takes no longer than that, its arguments included, and then fails with
+/// [`Rejection::DeadlineExceeded`]; the handler's deadline is the earlier of this one and the caller's.
+///
 /// The response carries `method` in its extensions, and an erring one its [`Error`] too, for the layers outside.
 pub async fn unary<B, Q, P, H, F>(
     method: &'static Method,
@@ -139,12 +142,29 @@ where
     F: Future<Output = Result<P, Error>>,
 {
     let wire = Wire::of(request.headers());
-    let mut response = match arguments(wire, method, request).await {
-        Ok((ctx, arguments)) => handler(ctx, arguments)
+    // The earlier of the two; without a time of its own a method is bounded by the layers outside alone.
+    let longest = method.timeout.map(|timeout| {
+        let own = Deadline::after(timeout);
+        let callers = Context::of(request.extensions()).deadline;
+        callers.map_or(own, |callers| callers.min(own))
+    });
+    let call = pin!(async {
+        match arguments(wire, method, request).await {
+            Ok((mut ctx, arguments)) => {
+                ctx.deadline = longest.or(ctx.deadline);
+                handler(ctx, arguments)
+                    .await
+                    .and_then(|reply| write(wire, &reply))
+                    .unwrap_or_else(|error| wire.error(error))
+            }
+            Err(refusal) => refusal.into_response(wire),
+        }
+    });
+    let mut response = match longest {
+        None => call.await,
+        Some(longest) => tokio::time::timeout_at(longest.instant(), call)
             .await
-            .and_then(|reply| write(wire, &reply))
-            .unwrap_or_else(|error| wire.error(error)),
-        Err(refusal) => refusal.into_response(wire),
+            .unwrap_or_else(|_| wire.error(Rejection::DeadlineExceeded.into())),
     };
     response.extensions_mut().insert(method);
     response

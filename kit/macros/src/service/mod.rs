@@ -276,6 +276,27 @@ mod tests {
             ),
             (
                 quote!(
+                    #[kit(timeout = "soon")]
+                    async fn a(&self, ctx: Context) -> Result<(), Error>;
+                ),
+                "a time such as `500ms`",
+            ),
+            (
+                quote!(
+                    #[kit(timeout = "0s")]
+                    async fn a(&self, ctx: Context) -> Result<(), Error>;
+                ),
+                "longer than nothing",
+            ),
+            (
+                quote!(
+                    #[kit(timeout = "1s", timeout = "2s")]
+                    async fn a(&self, ctx: Context) -> Result<(), Error>;
+                ),
+                "has one timeout",
+            ),
+            (
+                quote!(
                     type A;
                 ),
                 "methods only",

@@ -62,6 +62,15 @@ pub(super) fn module(item: &ItemTrait, methods: &[Method], package: &str) -> Tok
         let grpc_path = format!("/{full_name}/{name}");
         let (verb, http_path) = (&method.route.verb, &method.route.path);
         let idempotent = method.idempotent;
+        let timeout = match method
+            .timeout
+            .map(|time| (time.as_secs(), time.subsec_nanos()))
+        {
+            None => quote!(::core::option::Option::None),
+            Some((secs, nanos)) => quote! {
+                ::core::option::Option::Some(::core::time::Duration::new(#secs, #nanos))
+            },
+        };
         quote! {
             ::kit::name::Method {
                 service: #full_name,
@@ -70,6 +79,7 @@ pub(super) fn module(item: &ItemTrait, methods: &[Method], package: &str) -> Tok
                 http_method: ::kit::service::generated::http::Method::#verb,
                 http_path: #http_path,
                 idempotent: #idempotent,
+                timeout: #timeout,
             }
         }
     });

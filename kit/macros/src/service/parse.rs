@@ -1,5 +1,7 @@
 //! Reads a trait, and tells every mistake at its token.
 
+use std::time::Duration;
+
 use proc_macro2::{Span, TokenStream};
 use syn::{
     Error, FnArg, GenericArgument, Ident, ItemTrait, LitStr, Pat, PathArguments, ReceiverKind,
@@ -19,6 +21,7 @@ pub(super) struct Method {
     pub(super) camel: String,
     pub(super) idempotent: bool,
     pub(super) route: Route,
+    pub(super) timeout: Option<Duration>,
     pub(super) ctx: Ident,
     pub(super) arguments: Vec<Argument>,
     /// What is returned when it goes well.
@@ -233,6 +236,7 @@ fn method(item: &TraitItemFn) -> Result<Method> {
         name,
         idempotent: settings.idempotent,
         route,
+        timeout: settings.timeout,
         ctx: ctx.expect("checked, without a mistake"),
         arguments,
         reply,

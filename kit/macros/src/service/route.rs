@@ -1,5 +1,7 @@
 //! What `#[kit(...)]` says of a method.
 
+use std::time::Duration;
+
 use proc_macro2::Span;
 use syn::{
     Attribute, Error, Ident, LitStr, Result, Token, ext::IdentExt, meta::ParseNestedMeta,
@@ -16,6 +18,7 @@ const VERBS: [&str; 5] = ["GET", "POST", "PUT", "PATCH", "DELETE"];
 pub(super) struct Settings {
     pub(super) idempotent: bool,
     pub(super) route: Option<Route>,
+    pub(super) timeout: Option<Duration>,
 }
 
 impl Settings {
@@ -30,15 +33,33 @@ impl Settings {
                         return Err(meta.error("a method has one route"));
                     }
                     settings.route = Some(Route::read(&meta)?);
+                } else if meta.path.is_ident("timeout") {
+                    if settings.timeout.is_some() {
+                        return Err(meta.error("a method has one timeout"));
+                    }
+                    settings.timeout = Some(timeout(&meta)?);
                 } else {
                     return Err(meta.error(
-                        "a method may be `idempotent` and have a `route(GET, \"/path\")`; nothing else is known here",
+                        "a method may be `idempotent` and have a `route(GET, \"/path\")` and a `timeout = \"500ms\"`; nothing else is known here",
                     ));
                 }
                 Ok(())
             })?;
         }
         Ok(settings)
+    }
+}
+
+/// `= "500ms"`.
+fn timeout(meta: &ParseNestedMeta<'_>) -> Result<Duration> {
+    let text: LitStr = meta.value()?.parse()?;
+    match humantime::parse_duration(&text.value()) {
+        Ok(Duration::ZERO) => Err(Error::new(text.span(), "a timeout is longer than nothing")),
+        Ok(timeout) => Ok(timeout),
+        Err(error) => {
+            let message = format!("a timeout is a time such as `500ms` or `1m 30s`: {error}");
+            Err(Error::new(text.span(), message))
+        }
     }
 }
 

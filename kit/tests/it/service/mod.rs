@@ -5,6 +5,7 @@ mod bad_input;
 mod codec;
 mod routes;
 mod schema;
+mod timeouts;
 
 use std::{
     collections::BTreeMap,

@@ -13,6 +13,7 @@ fn the_methods_are_listed() {
         http_method: http::Method::POST,
         http_path,
         idempotent,
+        timeout: None,
     };
     assert_eq!(
         library::METHODS,
