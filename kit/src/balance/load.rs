@@ -29,12 +29,10 @@ pub(super) struct Load {
 }
 
 impl Load {
-    /// A load that nobody has measured yet: neither so low that all requests come, nor so high that none does.
-    pub(super) fn new(config: &BalanceConfig, now: Instant) -> Self {
-        let latency = Decaying::default();
-        latency.raise(0, config.initial_latency.as_secs_f32(), config.decay);
+    /// A load that nobody has measured yet.
+    pub(super) fn new(now: Instant) -> Self {
         Self {
-            latency,
+            latency: Decaying::default(),
             penalty: Decaying::default(),
             in_flight: AtomicU32::new(0),
             epoch: now,
@@ -63,8 +61,9 @@ impl Load {
 
     /// A request was answered after `latency`.
     pub(super) fn answered(&self, now: Instant, latency: Duration, config: &BalanceConfig) {
-        self.latency
-            .learn(self.millis(now), latency.as_secs_f32(), config.decay);
+        // Never 0, which says that nothing was measured.
+        let latency = latency.as_secs_f32().max(LEAST);
+        self.latency.learn(self.millis(now), latency, config.decay);
     }
 
     /// A request was given up after `waited`; an answer would have taken at least that long.
@@ -84,11 +83,55 @@ impl Load {
         );
     }
 
-    /// What one more request would have to wait, in seconds, as a guess that is good for comparing.
-    pub(super) fn score(&self, now: Instant, config: &BalanceConfig) -> f32 {
+    /// When it was made.
+    pub(super) fn since(&self) -> Instant {
+        self.epoch
+    }
+
+    /// What one more request would have to wait.
+    pub(super) fn cost(&self, now: Instant, config: &BalanceConfig) -> Cost {
         let now = self.millis(now);
-        let cost = self.latency.at(now, config.decay) + self.penalty.at(now, config.forgiveness);
-        cost.max(LEAST) * (self.in_flight.load(Relaxed) + 1) as f32
+        Cost {
+            latency: self.latency.at(now, config.decay),
+            penalty: self.penalty.at(now, config.forgiveness).unwrap_or_default(),
+            requests: (self.in_flight.load(Relaxed) + 1) as f32,
+            assumed: config.initial_latency.as_secs_f32(),
+        }
+    }
+
+    #[cfg(test)]
+    fn score(&self, now: Instant, config: &BalanceConfig) -> f32 {
+        self.cost(now, config).alone()
+    }
+}
+
+/// What one more request would have to wait, as a guess that is good for comparing.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Cost {
+    /// In seconds; `None` where nothing was measured yet.
+    pub(super) latency: Option<f32>,
+    pub(super) penalty: f32,
+    /// How many there would be with this one, over the weight.
+    pub(super) requests: f32,
+    /// The latency where nothing was measured.
+    pub(super) assumed: f32,
+}
+
+impl Cost {
+    fn with(&self, unknown: f32) -> f32 {
+        (self.latency.unwrap_or(unknown) + self.penalty).max(LEAST) * self.requests
+    }
+
+    /// In seconds.
+    pub(super) fn alone(&self) -> f32 {
+        self.with(self.assumed)
+    }
+
+    /// Whether it is lower than `other`. One that has not been measured is taken to be no slower than the other:
+    /// only so will it be measured, however fast the others are.
+    pub(super) fn is_below(&self, other: &Self) -> bool {
+        let like = |rival: &Self| rival.latency.unwrap_or(self.assumed).min(self.assumed);
+        self.with(like(other)) < other.with(like(self))
     }
 }
 
@@ -108,8 +151,10 @@ impl Decaying {
         value * (-(age as f32) / 1e3 / decay.as_secs_f32().max(1e-3)).exp()
     }
 
-    fn at(&self, now: u32, decay: Duration) -> f32 {
-        Self::project(self.0.load(Relaxed), now, decay)
+    /// `None` if it never had a value.
+    fn at(&self, now: u32, decay: Duration) -> Option<f32> {
+        let word = self.0.load(Relaxed);
+        (word >> 32 != 0).then(|| Self::project(word, now, decay))
     }
 
     fn update(&self, stamp: u32, value: impl Fn(u64) -> Option<f32>) {
@@ -153,6 +198,7 @@ mod tests {
         discovery_wait: Duration::from_secs(1),
         pick: super::super::Pick::PeakEwma,
         hash_slack: Ratio::ZERO,
+        slow_start: Duration::ZERO,
     };
 
     fn millis(millis: u64) -> Duration {
@@ -162,7 +208,7 @@ mod tests {
     #[test]
     fn a_fast_failure_makes_an_endpoint_less_attractive_than_a_slow_answer() {
         let now = Instant::now();
-        let [failing, slow] = [(); 2].map(|()| Load::new(&CONFIG, now));
+        let [failing, slow] = [(); 2].map(|()| Load::new(now));
         failing.answered(now, millis(1), &CONFIG);
         failing.failed(now, Duration::ZERO, &CONFIG);
         slow.answered(now, millis(2000), &CONFIG);
@@ -172,7 +218,8 @@ mod tests {
     #[test]
     fn a_failure_is_forgiven_after_some_seconds() {
         let now = Instant::now();
-        let load = Load::new(&CONFIG, now);
+        let load = Load::new(now);
+        load.answered(now, millis(1), &CONFIG);
         load.failed(now, Duration::ZERO, &CONFIG);
         assert!(load.score(now, &CONFIG) >= 5.0);
         assert!(load.score(now + millis(20_000), &CONFIG) < 0.005);
@@ -181,7 +228,8 @@ mod tests {
     #[test]
     fn a_peer_that_asks_to_be_left_alone_is_forgiven_only_after_that() {
         let now = Instant::now();
-        let load = Load::new(&CONFIG, now);
+        let load = Load::new(now);
+        load.answered(now, millis(1), &CONFIG);
         load.failed(now, millis(30_000), &CONFIG);
         assert!(load.score(now + millis(29_000), &CONFIG) >= 5.0);
         assert!(load.score(now + millis(50_000), &CONFIG) < 0.005);
@@ -193,7 +241,7 @@ mod tests {
     #[test]
     fn latency_goes_up_at_once_and_down_slowly() {
         let now = Instant::now();
-        let load = Load::new(&CONFIG, now);
+        let load = Load::new(now);
         load.answered(now, millis(500), &CONFIG);
         assert_eq!(load.score(now, &CONFIG), 0.5);
         load.answered(now + millis(1000), millis(100), &CONFIG);
@@ -204,7 +252,7 @@ mod tests {
     #[test]
     fn reading_projects_the_decay_and_changes_nothing() {
         let now = Instant::now();
-        let load = Load::new(&CONFIG, now);
+        let load = Load::new(now);
         load.answered(now, millis(500), &CONFIG);
         let later = load.score(now + millis(10_000), &CONFIG);
         assert!((0.18..0.19).contains(&later), "{later}");
@@ -214,7 +262,7 @@ mod tests {
     #[test]
     fn giving_up_early_says_nothing_about_an_endpoint_that_is_slower_anyway() {
         let now = Instant::now();
-        let load = Load::new(&CONFIG, now);
+        let load = Load::new(now);
         load.answered(now, millis(500), &CONFIG);
         load.unanswered(now, millis(100), &CONFIG);
         assert_eq!(load.score(now, &CONFIG), 0.5);
@@ -223,10 +271,34 @@ mod tests {
     }
 
     #[test]
+    fn one_that_was_not_measured_is_as_good_as_any_until_it_was() {
+        let now = Instant::now();
+        let [fast, slow, cold] = [(); 3].map(|()| Load::new(now));
+        fast.answered(now, millis(1), &CONFIG);
+        slow.answered(now, millis(100), &CONFIG);
+        let below = |a: &Load, b: &Load| a.cost(now, &CONFIG).is_below(&b.cost(now, &CONFIG));
+        assert!(!below(&fast, &cold) && !below(&cold, &fast));
+        assert!(below(&cold, &slow));
+        fast.enter();
+        assert!(below(&cold, &fast));
+        cold.enter();
+        assert!(!below(&cold, &fast));
+        // It learns from its first answer as from no later one.
+        cold.leave();
+        cold.answered(now, millis(2), &CONFIG);
+        assert_eq!(cold.score(now, &CONFIG), 0.002);
+        assert!(below(&cold, &slow) && !below(&slow, &cold));
+        // A failure tells, too.
+        let failed = Load::new(now);
+        failed.failed(now, Duration::ZERO, &CONFIG);
+        assert!(below(&slow, &failed));
+    }
+
+    #[test]
     fn among_idle_endpoints_what_is_in_flight_decides() {
         let now = Instant::now();
         let later = now + millis(3_600_000);
-        let [busy, idle] = [(); 2].map(|()| Load::new(&CONFIG, now));
+        let [busy, idle] = [(); 2].map(|()| Load::new(now));
         busy.enter();
         assert!(busy.score(later, &CONFIG) > idle.score(later, &CONFIG));
         busy.leave();
@@ -236,7 +308,7 @@ mod tests {
     #[test]
     fn seven_weeks_do_not_turn_the_past_into_the_future() {
         let start = Instant::now();
-        let load = Load::new(&CONFIG, start);
+        let load = Load::new(start);
         let before = start + millis(u64::from(u32::MAX) - 10);
         load.answered(before, millis(500), &CONFIG);
         assert!(load.score(before + millis(10_000), &CONFIG) < 0.19);

@@ -64,7 +64,8 @@ pub struct BalanceConfig {
     /// Default 10 s.
     #[serde(with = "humantime_serde")]
     pub decay: Duration,
-    /// What is assumed of an endpoint that has not answered yet. Default 30 ms.
+    /// The most that is assumed of an endpoint that has not answered yet; it is not taken to be slower than the one
+    /// that it is compared with. Default 30 ms.
     #[serde(with = "humantime_serde")]
     pub initial_latency: Duration,
     /// As what latency a failure counts. Default 5 s.
@@ -86,6 +87,11 @@ pub struct BalanceConfig {
     /// What an endpoint may have in flight above its share before [`Pick::ConsistentHash`] sends requests that belong
     /// there to another. Default 0.25.
     pub hash_slack: Ratio,
+    /// The time in which the share of an endpoint that joins others rises from a tenth to all of it, whoever picks; a
+    /// picker that proposes it again and again when it was passed over gives it more. 0: it has all of it at once.
+    /// Default 10 s.
+    #[serde(with = "humantime_serde")]
+    pub slow_start: Duration,
 }
 
 impl Default for BalanceConfig {
@@ -99,6 +105,7 @@ impl Default for BalanceConfig {
             discovery_wait: Duration::from_secs(1),
             pick: Pick::PeakEwma,
             hash_slack: Ratio::new(0.25).expect("it is from 0 to 1"),
+            slow_start: Duration::from_secs(10),
         }
     }
 }

@@ -5,6 +5,7 @@
 
 use rand::{Rng, RngExt};
 
+use super::load::Cost;
 use crate::{Rejection, policy::Ratio};
 
 /// What the pick wants to know of an endpoint, at the moment and for the call that `V` is about.
@@ -15,8 +16,11 @@ pub(super) trait Candidate<V> {
     /// Whether its gate would let a request pass.
     fn is_available(&self, view: &V) -> bool;
 
-    /// What a request would have to wait there; lower is better.
-    fn score(&self, view: &V) -> f32;
+    /// What a request would have to wait there.
+    fn cost(&self, view: &V) -> Cost;
+
+    /// Whether it is too new to take this request if it need not. Chance decides, against it at first.
+    fn hesitates(&self, view: &V, rng: &mut impl Rng) -> bool;
 
     /// Whether this call has been tried there.
     fn was_tried(&self, view: &V) -> bool;
@@ -69,7 +73,7 @@ impl<'a, C: Candidate<V>, V, F: Fn() -> usize> Crowd<'a, C, V, F> {
                     && !tried.contains(&true)
                     && *panic.get_or_insert_with(|| self.is_panic()) =>
                 {
-                    let (better, _) = by_score(first, second, view);
+                    let (better, _) = by_cost(first, second, view, rng);
                     return Some(Ok((better, better.admit(view).ok())));
                 }
                 [false, false] => continue,
@@ -81,7 +85,7 @@ impl<'a, C: Candidate<V>, V, F: Fn() -> usize> Crowd<'a, C, V, F> {
                     }
                 }
             };
-            let (better, worse) = by_score(pair.0, pair.1, view);
+            let (better, worse) = by_cost(pair.0, pair.1, view, rng);
             for candidate in [better, worse] {
                 if let Ok(permit) = candidate.admit(view) {
                     return Some(Ok((candidate, Some(permit))));
@@ -107,7 +111,8 @@ impl<'a, C: Candidate<V>, V, F: Fn() -> usize> Crowd<'a, C, V, F> {
         let mut panic = None;
         for turn in 0..TURNS {
             let candidate = &candidates[propose(turn) % candidates.len()];
-            if candidate.was_tried(view) {
+            // Where all are new, the careful way takes one of them.
+            if candidate.was_tried(view) || candidate.hesitates(view, rng) {
                 continue;
             }
             if candidate.is_available(view) {
@@ -141,7 +146,7 @@ fn pick_among_all<'a, C: Candidate<V>, V>(
         .or_else(|| sample(candidates, usable, rng))
         .or_else(|| sample(candidates, |_| true, rng));
     let (first, second) = pair?;
-    let (better, worse) = by_score(first, second, view);
+    let (better, worse) = by_cost(first, second, view, rng);
     let mut reason = None;
     // The others are asked only if somebody was quicker to take the last permits of the two.
     for candidate in [better, worse].into_iter().chain(candidates) {
@@ -158,8 +163,19 @@ fn pick_among_all<'a, C: Candidate<V>, V>(
     }
 }
 
-fn by_score<'a, C: Candidate<V>, V>(first: &'a C, second: &'a C, view: &V) -> (&'a C, &'a C) {
-    if second.score(view) < first.score(view) {
+/// The better one, and the other one.
+fn by_cost<'a, C: Candidate<V>, V>(
+    first: &'a C,
+    second: &'a C,
+    view: &V,
+    rng: &mut impl Rng,
+) -> (&'a C, &'a C) {
+    let second_is_better = match [first, second].map(|c| c.hesitates(view, rng)) {
+        [true, false] => true,
+        [false, true] => false,
+        _ => second.cost(view).is_below(&first.cost(view)),
+    };
+    if second_is_better {
         (second, first)
     } else {
         (first, second)
@@ -220,6 +236,8 @@ mod tests {
         permits: Cell<u32>,
         load: f32,
         tried: bool,
+        /// With which probability it does not hesitate.
+        ramp: f32,
         /// How often it was looked at.
         asked: Cell<u32>,
     }
@@ -237,8 +255,17 @@ mod tests {
             self.permits.get() > 0
         }
 
-        fn score(&self, (): &()) -> f32 {
-            self.load
+        fn cost(&self, (): &()) -> Cost {
+            Cost {
+                latency: Some(self.load),
+                penalty: 0.0,
+                requests: 1.0,
+                assumed: 1.0,
+            }
+        }
+
+        fn hesitates(&self, (): &(), rng: &mut impl Rng) -> bool {
+            self.ramp < 1.0 && rng.random::<f32>() >= self.ramp
         }
 
         fn was_tried(&self, (): &()) -> bool {
@@ -257,6 +284,7 @@ mod tests {
             permits: Cell::new(permits),
             load,
             tried,
+            ramp: 1.0,
             asked: Cell::new(0),
         }
     }
@@ -302,6 +330,36 @@ mod tests {
         for count in counts(&fakes, HALF, 8000) {
             assert!((1850..2150).contains(&count), "{count}");
         }
+    }
+
+    #[test]
+    fn one_that_hesitates_gets_its_part_of_a_share_and_all_of_it_if_nobody_else_is_there() {
+        let mut fakes = [(); 4].map(|()| fake(u32::MAX, 1.0, false));
+        fakes[0].ramp = 0.4;
+        // 0.4 of a quarter; and where each is proposed in turn, 0.4 beside three times 1.
+        let by_two = counts(&fakes, HALF, 10_000);
+        assert!((900..1100).contains(&by_two[0]), "{by_two:?}");
+        let mut rng = StdRng::seed_from_u64(7);
+        let mut next = 0;
+        let mut proposed = 0;
+        for _ in 0..10_000 {
+            let propose = |_| {
+                next += 1;
+                next
+            };
+            let picked = crowd(&fakes, HALF).pick_proposed(propose, &mut rng);
+            proposed += usize::from(std::ptr::eq(picked.unwrap().unwrap().0, &fakes[0]));
+        }
+        assert!((1076..1276).contains(&proposed), "{proposed}");
+
+        for fake in &mut fakes {
+            fake.ramp = 0.0;
+        }
+        for count in counts(&fakes, HALF, 8000) {
+            assert!((1850..2150).contains(&count), "{count}");
+        }
+        let picked = crowd(&fakes, HALF).pick_proposed(|turn| turn, &mut rng);
+        assert!(picked.unwrap().is_ok());
     }
 
     #[test]

@@ -9,12 +9,12 @@ use http::{Extensions, HeaderMap, Method, Uri};
 use rand::{Rng, RngExt};
 use serde::{Deserialize, Serialize};
 
-use super::ring::Point;
+use super::{load::Cost, ring::Point};
 use crate::endpoint::Endpoint;
 
 /// Proposes which endpoint takes a request.
 ///
-/// It need not know of gates, of the panic threshold or of [`Tried`](super::Tried): the balancer looks at what was
+/// It need not know of gates, of the panic threshold, of new endpoints or of [`Tried`](super::Tried): the balancer looks at what was
 /// proposed, and asks again, up to 16 times, where it will not do. After that it takes the better of two usable
 /// ones by itself.
 ///
@@ -75,7 +75,7 @@ pub(super) trait Source {
     fn endpoint(&self, index: usize) -> &Endpoint;
     fn in_flight(&self, index: usize) -> u32;
     fn total_in_flight(&self) -> usize;
-    fn load(&self, index: usize) -> f32;
+    fn cost(&self, index: usize) -> Cost;
     fn is_usable(&self, index: usize) -> bool;
     /// The sum of the weights up to and with each.
     fn cumulative_weights(&self) -> &[u64];
@@ -117,7 +117,7 @@ impl<'a> Candidates<'a> {
 
     /// What one more request would have to wait there, in seconds, by Peak-EWMA, over its weight; good for comparing.
     pub fn load(&self, index: usize) -> f32 {
-        self.source.load(index)
+        self.source.cost(index).alone()
     }
 
     /// Whether its gate is open and this call was not tried there.
@@ -141,7 +141,7 @@ impl<'a> Candidates<'a> {
         match (self.is_usable(first), self.is_usable(second)) {
             (true, false) => first,
             (false, true) => second,
-            _ if self.load(second) < self.load(first) => second,
+            _ if self.source.cost(second).is_below(&self.source.cost(first)) => second,
             _ => first,
         }
     }

@@ -8,11 +8,12 @@ use std::{
     },
 };
 
+use rand::{Rng, RngExt};
 use tokio::time::Instant;
 
 use super::{
     BalanceConfig, Connect, Pick, Tried,
-    load::Load,
+    load::{Cost, Load},
     pick::Candidate,
     picker::Source,
     ring::{Point, ring},
@@ -22,6 +23,9 @@ use crate::{
     endpoint::{Endpoint, Watch},
     policy::Admit,
 };
+
+/// The part of its share that an endpoint gets from its first moment.
+const LEAST_RAMP: f32 = 0.1;
 
 /// All endpoints of one snapshot, in its order.
 pub(super) struct Set<S, G> {
@@ -90,6 +94,8 @@ pub(super) struct Node<S, G> {
 pub(super) struct State<G> {
     pub(super) gate: G,
     pub(super) load: Load,
+    /// Whether others were there before it, who can go on with most of the requests while it starts.
+    newcomer: bool,
     /// Tells it from all endpoints of all balancers in this process; never 0.
     pub(super) serial: u32,
 }
@@ -138,7 +144,8 @@ impl<S: Clone, G> Set<S, G> {
                 service: connect.connect(endpoint),
                 state: Arc::new(State {
                     gate: gate(endpoint),
-                    load: Load::new(config, now),
+                    load: Load::new(now),
+                    newcomer: !self.nodes.is_empty(),
                     serial: serial(),
                 }),
             },
@@ -266,8 +273,8 @@ impl<S, G: Admit> Source for Seen<'_, S, G> {
             })
     }
 
-    fn load(&self, index: usize) -> f32 {
-        self.set.nodes[index].score(self.view)
+    fn cost(&self, index: usize) -> Cost {
+        self.set.nodes[index].cost(self.view)
     }
 
     fn is_usable(&self, index: usize) -> bool {
@@ -291,8 +298,19 @@ impl<S, G: Admit> Candidate<View<'_>> for Node<S, G> {
         self.state.gate.is_available(view.now)
     }
 
-    fn score(&self, view: &View<'_>) -> f32 {
-        self.state.load.score(view.now, view.config) / self.endpoint.weight.max(1) as f32
+    fn cost(&self, view: &View<'_>) -> Cost {
+        let mut cost = self.state.load.cost(view.now, view.config);
+        cost.requests /= self.endpoint.weight.max(1) as f32;
+        cost
+    }
+
+    fn hesitates(&self, view: &View<'_>, rng: &mut impl Rng) -> bool {
+        if !self.state.newcomer || view.config.slow_start.is_zero() {
+            return false;
+        }
+        let age = view.now.saturating_duration_since(self.state.load.since());
+        let ramp = age.as_secs_f32() / view.config.slow_start.as_secs_f32();
+        ramp < 1.0 && rng.random::<f32>() >= ramp.max(LEAST_RAMP)
     }
 
     fn was_tried(&self, view: &View<'_>) -> bool {

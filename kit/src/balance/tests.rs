@@ -444,3 +444,52 @@ fn a_picker_is_chosen_by_name() {
     let error = config(r#"{"pick": "best"}"#).unwrap_err().to_string();
     assert!(error.contains("consistent_hash"), "{error}");
 }
+
+/// How many of 2000 requests, one after the other and each answered in a millisecond, go to an endpoint that joined
+/// two others `before` that.
+async fn share_of_a_newcomer(pick: Pick, slow_start: Duration, before: Duration) -> usize {
+    let mut world = World::new(&["a:1", "b:1"], |endpoint: &Endpoint| {
+        let address = endpoint.address.clone();
+        BoxCloneSyncService::new(service_fn(move |_| {
+            let address = address.clone();
+            async move {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+                Ok(Response::new(address))
+            }
+        }))
+    });
+    world.balance.shared.config.set(BalanceConfig {
+        pick,
+        slow_start,
+        ..BalanceConfig::default()
+    });
+    for _ in 0..100 {
+        world.ask().await.unwrap();
+    }
+    world.endpoints(&["a:1", "b:1", "c:1"]);
+    world.balance.shared.refresh(Instant::now());
+    advance(before).await;
+    let mut count = 0;
+    for n in 0..2000 {
+        let answer = world.call(keyed((n % 256) as u8)).await.unwrap();
+        count += usize::from(answer.into_body() == "c:1");
+    }
+    count
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_newcomer_starts_slowly_and_is_not_starved() {
+    for pick in PICKS {
+        let [new, grown, at_once] = [(100, 0), (100, 100), (0, 0)].map(|(slow_start, before)| {
+            share_of_a_newcomer(
+                pick,
+                Duration::from_secs(slow_start),
+                Duration::from_secs(before),
+            )
+        });
+        let (new, grown, at_once) = (new.await, grown.await, at_once.await);
+        assert!((20..150).contains(&new), "{pick:?}: {new}");
+        assert!(grown > 400, "{pick:?}: {grown}");
+        assert!(at_once > 400, "{pick:?}: {at_once}");
+    }
+}
