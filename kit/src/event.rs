@@ -5,7 +5,10 @@
 
 use std::{error::Error as StdError, fmt, sync::Arc, time::Duration};
 
-use crate::name::{EndpointId, ServiceName};
+use crate::{
+    classify::Outcome,
+    name::{EndpointId, ServiceName},
+};
 
 /// Something that happened in a layer.
 ///
@@ -45,6 +48,11 @@ pub enum Event<'a> {
     HedgeWon,
     /// An attempt failed or was late, might have been made again, and the budget is used up.
     RetryBudgetExhausted,
+    /// A call failed, and a fallback answered it.
+    FellBack {
+        /// In place of what.
+        outcome: Outcome,
+    },
     /// The set of endpoints of a service changed.
     EndpointsChanged {
         /// The service.

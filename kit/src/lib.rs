@@ -23,8 +23,10 @@ pub mod discovery;
 
 // Layers, each usable alone. They never import each other.
 pub mod circuit_breaker;
+pub mod coalesce;
 pub mod concurrency;
 pub mod deadline;
+pub mod fallback;
 pub mod fault;
 pub mod hedge;
 pub mod metrics;

@@ -50,6 +50,11 @@ impl Observer for Telemetry {
                 // One per failed call, just when many fail: the counter is for the operator.
                 debug!("not retrying: the budget is used up");
             }
+            Event::FellBack { outcome } => {
+                counter!("kit_fallbacks_total", "outcome" => outcome.as_str()).increment(1);
+                // One per failed call: the counter is for the operator.
+                debug!(outcome = outcome.as_str(), "answered by the fallback");
+            }
             Event::EndpointsChanged {
                 service,
                 total,

@@ -23,9 +23,11 @@ const VOCABULARY: &[&str] = &[
 const ROOMS: &[&str] = &[
     "balance",
     "circuit_breaker",
+    "coalesce",
     "concurrency",
     "deadline",
     "discovery",
+    "fallback",
     "fault",
     "hedge",
     "log",

@@ -3,6 +3,7 @@
 //! built from the same layer object and with nothing else.
 
 use std::{
+    future::Ready,
     num::{NonZeroU16, NonZeroU32, NonZeroUsize},
     pin::Pin,
     sync::{
@@ -18,9 +19,11 @@ use kit::{
     Body, BoxError, Code,
     circuit_breaker::{Circuit, CircuitBreakerConfig, CircuitBreakerLayer, CircuitState},
     client::{ClientConfig, Outbound},
+    coalesce::{Coalesce, CoalesceConfig, CoalesceLayer},
     concurrency::{ConcurrencyConfig, ConcurrencyLimitLayer},
     deadline::{AttemptTimeoutLayer, DeadlineConfig, DeadlineLayer},
     event::nobody,
+    fallback::FallbackLayer,
     fault::{Delay, Fail, FaultConfig, FaultLayer},
     hedge::{HedgeConfig, HedgeLayer},
     metrics::MetricsLayer,
@@ -32,7 +35,7 @@ use kit::{
 };
 use tokio::time::Instant;
 use tokio_test::task;
-use tower::{Layer, Service};
+use tower::{Layer, Service, util::MapResponse};
 use tower_test::mock::{Handle, Mock, Spawn, pair};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -372,6 +375,45 @@ fn hedge() -> HedgeLayer {
     HedgeLayer::new(HEDGE, Budget::default(), nobody())
 }
 contract!(hedge);
+
+/// Takes the body off an answer, so that it can be shared, and puts one on it again.
+#[derive(Clone)]
+struct Coalesced(CoalesceLayer<http::Uri, Response<()>, UriOf>);
+
+type UriOf = fn(&Request<Body>) -> Option<http::Uri>;
+type Bare = MapResponse<Inner, fn(Response<Body>) -> Response<()>>;
+
+impl Layer<Inner> for Coalesced {
+    type Service = MapResponse<
+        Coalesce<Bare, http::Uri, Response<()>, UriOf>,
+        fn(Response<()>) -> Response<Body>,
+    >;
+
+    fn layer(&self, inner: Inner) -> Self::Service {
+        let bare: Bare = MapResponse::new(inner, |answer| answer.map(drop));
+        MapResponse::new(self.0.layer(bare), |answer| answer.map(|()| Body::empty()))
+    }
+}
+
+/// One place, so that a call that stays behind is joined by the next one, which is then never answered.
+fn coalesce() -> Coalesced {
+    let config = CoalesceConfig {
+        max_calls: NonZeroUsize::MIN,
+    };
+    Coalesced(CoalesceLayer::new(config, |request| {
+        Some(request.uri().clone())
+    }))
+}
+contract!(coalesce);
+
+type Failed = Result<Response<Body>, BoxError>;
+
+type HandOn = fn(Failed) -> Ready<Failed>;
+
+fn fallback() -> FallbackLayer<fn(&Request<Body>) -> HandOn> {
+    FallbackLayer::new(|_| std::future::ready, nobody())
+}
+contract!(fallback);
 
 const FAILING: FaultConfig = FaultConfig {
     delay: None,
