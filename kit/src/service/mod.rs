@@ -36,6 +36,31 @@
 //! # Ok(()) }) }
 //! ```
 //!
+//! A method may have an HTTP verb and a path of its own. What stands in a path or a query string is a single text,
+//! and anything else is told at its type:
+//!
+//! ```compile_fail,E0080
+//! # use kit::{Context, Error};
+//! #[kit::service]
+//! pub trait Greeter {
+//!     #[kit(route(GET, "/greetings/{name}"))]
+//!     async fn hello(&self, ctx: Context, name: String, titles: Vec<String>) -> Result<(), Error>;
+//! }
+//! # fn main() {}
+//! ```
+//!
+//! With `title: Option<String>`, it is `GET /greetings/Ada?title=Lady`:
+//!
+//! ```
+//! # use kit::{Context, Error};
+//! #[kit::service]
+//! pub trait Greeter {
+//!     #[kit(route(GET, "/greetings/{name}"))]
+//!     async fn hello(&self, ctx: Context, name: String, title: Option<String>) -> Result<(), Error>;
+//! }
+//! # fn main() {}
+//! ```
+//!
 //! The macro emits little. What is the same for every service is here: [`server`] and [`client`] do one call each
 //! way, [`message`] is protobuf, [`schema`] describes a service, and the `.proto` text and the OpenAPI document are
 //! made from that description.
