@@ -5,7 +5,7 @@
 //! is or as another one. What the request itself did wrong is no failure, and reaches the caller.
 //!
 //! An answer that looks like any other hides that the peer is down: each one is an
-//! [`Event::FellBack`](crate::event::Event::FellBack), and is counted.
+//! [`Event::FellBack`], and is counted.
 
 use std::{
     fmt,
