@@ -96,6 +96,18 @@ fn describe() {
         ),
         ("kit_retries_total", "Attempts after the first."),
         (
+            "kit_hedges_total",
+            "Second attempts that were made beside a late first one.",
+        ),
+        (
+            "kit_hedges_won_total",
+            "Second attempts that answered before the first one.",
+        ),
+        (
+            "kit_fallbacks_total",
+            "Calls that a fallback answered, by what became of them before.",
+        ),
+        (
             "kit_retry_budget_exhausted_total",
             "Calls that were not tried again because the retry budget was used up.",
         ),

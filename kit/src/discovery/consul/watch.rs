@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// Several changes that come together are seen at once; a service that changes all the time, or one that nobody
-/// has registered (which wakes its watchers at any registration), is asked for twice a second at most.
+/// has registered (which wakes its watchers at any registration), is looked at twice a second at most.
 const BURST: u32 = 3;
 const INTERVAL: Duration = Duration::from_millis(500);
 
@@ -43,18 +43,32 @@ pub(super) async fn follow(
     observer: SharedObserver,
 ) {
     let mut index = 0;
+    let mut last = 0;
     let mut wait = agent.wait();
     let mut failures = 0;
     let mut doubt_ends = Instant::now();
     let mut bucket = Bucket::new(BURST, INTERVAL, Instant::now());
+    let mut paid = false;
     loop {
-        sleep_until(bucket.take(Instant::now())).await;
+        if !paid {
+            let now = Instant::now();
+            let free = bucket.take(now);
+            if free > now {
+                sleep_until(free).await;
+                // An agent that was restarted meanwhile was not missed by any question, and would sleep through all
+                // changes up to the index of the one before it.
+                index = 0;
+            }
+        }
+        // A look at the set as it is, and the wait for what comes after it, are paid together.
+        paid = index == 0;
         match agent.instances(&service, index, wait).await {
             Ok(answer) => {
                 let now = Instant::now();
-                if failures > 0 || answer.index < index {
+                if failures > 0 || answer.index < last {
                     doubt_ends = now + DOUBT;
                 }
+                last = answer.index;
                 failures = 0;
                 index = next_index(index, answer.index);
                 let doubt = doubt_ends.saturating_duration_since(now);
@@ -86,9 +100,9 @@ pub(super) async fn follow(
 }
 
 /// The index to ask with next, after an answer with `new` to a question with `old`: 0 asks for the set as it is,
-/// anything above waits for a change.
+/// anything above waits for a change. No answer has the index 0; one that says so is not asked in a circle.
 fn next_index(old: u64, new: u64) -> u64 {
-    if new < old { 0 } else { new }
+    if new < old { 0 } else { new.max(1) }
 }
 
 /// Replaces the set if it is another one, and says so.
@@ -123,5 +137,6 @@ mod tests {
         assert_eq!(next_index(7, 7), 7);
         assert_eq!(next_index(42, 1), 0);
         assert_eq!(next_index(42, 0), 0);
+        assert_eq!(next_index(0, 0), 1);
     }
 }
