@@ -4,15 +4,20 @@ use std::{convert::Infallible, num::NonZeroUsize, time::Duration};
 
 use kit::{
     BoxError, Rejection,
+    classify::AnySuccess,
     concurrency::{ConcurrencyConfig, ConcurrencyLimitLayer},
+    event,
 };
 use tower::{ServiceBuilder, ServiceExt, service_fn};
 
 #[tokio::main]
 pub(crate) async fn main() -> Result<(), BoxError> {
-    let limit = ConcurrencyLimitLayer::new(ConcurrencyConfig {
+    let config = ConcurrencyConfig {
         limit: NonZeroUsize::new(2).expect("not zero"),
-    });
+        ..ConcurrencyConfig::default()
+    };
+    let limit =
+        ConcurrencyLimitLayer::new("sleep", config, event::nobody()).with_classify(AnySuccess);
     let service = ServiceBuilder::new()
         .layer(limit.clone())
         .service(service_fn(async |millis: u64| {
@@ -27,7 +32,6 @@ pub(crate) async fn main() -> Result<(), BoxError> {
     );
     assert_eq!((first?, second?), (10, 20));
     let error = third.expect_err("refused");
-    println!("{error}");
     let overloaded = Rejection::Overloaded { limit: 2 };
     assert_eq!(Rejection::find(&*error), Some(&overloaded));
     assert_eq!(limit.limiter().in_flight(), 0);

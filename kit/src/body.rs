@@ -3,6 +3,7 @@
 use std::{
     fmt,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
@@ -23,7 +24,7 @@ impl TryClone for Body {
     fn try_clone(&self) -> Option<Self> {
         let kind = match &self.kind {
             Kind::Full(bytes) => Kind::Full(bytes.clone()),
-            Kind::Incoming(_) | Kind::Stream(_) => return None,
+            Kind::Incoming { .. } | Kind::Lent(_) | Kind::Stream(_) => return None,
         };
         let limit = self.limit;
         Some(Self { kind, limit })
@@ -52,8 +53,50 @@ pub struct Body {
 
 enum Kind {
     Full(Option<Bytes>),
-    Incoming(hyper::body::Incoming),
+    Incoming {
+        body: hyper::body::Incoming,
+        _held: Option<Arc<dyn Send + Sync>>,
+    },
+    Lent(Lease),
     Stream(UnsyncBoxBody<Bytes, BoxError>),
+}
+
+/// What a body is read from, and who wants it back: a connection that is used again. It is boxed already, so that
+/// lending it allocates nothing.
+pub(crate) trait Lent:
+    http_body::Body<Data = Bytes, Error = BoxError> + Send + Unpin
+{
+    /// Nobody reads on, after the end or before.
+    fn give_back(self: Box<Self>);
+}
+
+/// `None` once it was given back.
+struct Lease(Option<Box<dyn Lent>>);
+
+impl Lease {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let Some(body) = &mut self.0 else {
+            return Poll::Ready(None);
+        };
+        let frame = ready!(Pin::new(&mut **body).poll_frame(cx));
+        if !matches!(frame, Some(Ok(_))) || body.is_end_stream() {
+            // Not later, when the reader drops it: a request may wait for what it was read from.
+            self.give_back();
+        }
+        Poll::Ready(frame)
+    }
+
+    fn give_back(&mut self) {
+        if let Some(body) = self.0.take() {
+            body.give_back();
+        }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.give_back();
+    }
 }
 
 /// How much more of a body is read before it is too large.
@@ -110,6 +153,19 @@ impl Body {
         self
     }
 
+    /// What is read from `body`, which is given back after that.
+    pub(crate) fn lent(body: Box<dyn Lent>) -> Self {
+        Self::of(Kind::Lent(Lease(Some(body))))
+    }
+
+    /// What is read from `body`, as long as `held` is there: what it comes from.
+    pub(crate) fn held(body: hyper::body::Incoming, held: Arc<dyn Send + Sync>) -> Self {
+        Self::of(Kind::Incoming {
+            body,
+            _held: Some(held),
+        })
+    }
+
     const fn of(kind: Kind) -> Self {
         Self { kind, limit: None }
     }
@@ -118,7 +174,7 @@ impl Body {
 /// What hyper receives, on a server or a client.
 impl From<hyper::body::Incoming> for Body {
     fn from(body: hyper::body::Incoming) -> Self {
-        Self::of(Kind::Incoming(body))
+        Self::of(Kind::Incoming { body, _held: None })
     }
 }
 
@@ -147,7 +203,8 @@ impl http_body::Body for Body {
         let body = self.get_mut();
         let frame = ready!(match &mut body.kind {
             Kind::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Kind::Incoming(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
+            Kind::Incoming { body, .. } => Pin::new(body).poll_frame(cx).map_err(Into::into),
+            Kind::Lent(lease) => lease.poll_frame(cx),
             Kind::Stream(body) => Pin::new(body).poll_frame(cx),
         });
         if let (Some(limit), Some(Ok(frame))) = (&mut body.limit, &frame)
@@ -169,17 +226,22 @@ impl http_body::Body for Body {
     fn is_end_stream(&self) -> bool {
         match &self.kind {
             Kind::Full(bytes) => bytes.is_none(),
-            Kind::Incoming(body) => body.is_end_stream(),
+            Kind::Incoming { body, .. } => body.is_end_stream(),
+            Kind::Lent(lease) => lease.0.as_ref().is_none_or(|body| body.is_end_stream()),
             Kind::Stream(body) => body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
-            Kind::Incoming(body) => body.size_hint(),
+            Kind::Incoming { body, .. } => body.size_hint(),
             Kind::Full(bytes) => {
                 SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
             }
+            Kind::Lent(lease) => match &lease.0 {
+                Some(body) => body.size_hint(),
+                None => SizeHint::with_exact(0),
+            },
             Kind::Stream(body) => body.size_hint(),
         }
     }

@@ -4,14 +4,14 @@
 
 use std::time::Duration;
 
-use http::{HeaderMap, StatusCode, header};
+use http::{HeaderMap, StatusCode};
 
 use crate::{
     BoxError,
     context::Context,
     error::{Code, Error},
-    rejection::{NotSent, Rejection, find_cause},
-    wire::IDEMPOTENCY_KEY,
+    rejection::{NotSent, Rejection, RetriesSpent, find_cause},
+    wire::{self, GRPC_STATUS, IDEMPOTENCY_KEY},
 };
 
 /// What a result tells about the one who gave it.
@@ -58,14 +58,14 @@ pub enum Retry {
 /// 9.2.2).
 pub fn is_idempotent<B>(request: &http::Request<B>) -> bool {
     let context = request.extensions().get::<Context>();
-    let has_key = context.is_some_and(|context| context.idempotency_key.is_some())
-        || request.headers().contains_key(IDEMPOTENCY_KEY);
     // What a trait says of its method weighs more than the POST that it travels as.
     let idempotent = match context.and_then(|context| context.method) {
         Some(method) => method.idempotent,
         None => request.method().is_idempotent(),
     };
-    idempotent || has_key
+    idempotent
+        || context.is_some_and(|context| context.idempotency_key.is_some())
+        || request.headers().contains_key(IDEMPOTENCY_KEY)
 }
 
 /// All that is to be said about one result.
@@ -75,8 +75,11 @@ pub struct Verdict {
     pub outcome: Outcome,
     /// Whether the call may be made again.
     pub retry: Retry,
-    /// How long the peer asked to be left alone (`Retry-After`, in seconds; a date is ignored).
+    /// How long the peer asked to be left alone, by whomever (`Retry-After`).
     pub retry_after: Option<Duration>,
+    /// After what time, exactly, the peer wants this call again (`grpc-retry-pushback-ms`, gRFC A6, on both wires). Where it wants
+    /// it never again, `retry` says so.
+    pub pushback: Option<Duration>,
 }
 
 impl Verdict {
@@ -85,6 +88,7 @@ impl Verdict {
             outcome,
             retry,
             retry_after: None,
+            pushback: None,
         }
     }
 }
@@ -126,17 +130,23 @@ pub struct HttpClassify;
 impl<B> Classify<http::Response<B>> for HttpClassify {
     fn classify(&self, response: &http::Response<B>) -> Verdict {
         let headers = response.headers();
-        match grpc_code(headers) {
-            Some(None) => Verdict::new(Outcome::Success, Retry::No),
-            Some(Some(code)) => Verdict {
-                retry_after: retry_after(headers),
-                ..classify_code(code)
+        let verdict = match grpc_code(headers) {
+            Some(None) => return Verdict::new(Outcome::Success, Retry::No),
+            Some(Some(code)) => classify_code(code),
+            None if response.status().as_u16() < 400 => {
+                return Verdict::new(Outcome::Success, Retry::No);
+            }
+            None => classify_status(response.status()),
+        };
+        let pushback = wire::retry_pushback(headers);
+        Verdict {
+            retry: match pushback {
+                Some(None) => Retry::No,
+                _ => verdict.retry,
             },
-            None if response.status().as_u16() < 400 => Verdict::new(Outcome::Success, Retry::No),
-            None => Verdict {
-                retry_after: retry_after(headers),
-                ..classify_status(response.status())
-            },
+            retry_after: wire::retry_after(headers),
+            pushback: pushback.flatten(),
+            ..verdict
         }
     }
 }
@@ -144,7 +154,7 @@ impl<B> Classify<http::Response<B>> for HttpClassify {
 /// The code in `grpc-status`: `None` without the header, `Some(None)` for OK.
 pub fn grpc_code(headers: &HeaderMap) -> Option<Option<Code>> {
     headers
-        .get("grpc-status")
+        .get(GRPC_STATUS)
         .map(|value| match tonic::Code::from_bytes(value.as_bytes()) {
             tonic::Code::Ok => None,
             code => Some(code.into()),
@@ -189,6 +199,17 @@ pub fn classify_code(code: Code) -> Verdict {
 /// Judges an error by the first word in its chain that the kit knows. An unknown one, such as a connection that
 /// broke while the answer was awaited, is a failure after which the peer may have acted.
 pub fn classify_error(error: &BoxError) -> Verdict {
+    let verdict = classify_cause(error);
+    match find_cause::<RetriesSpent>(&**error) {
+        None => verdict,
+        Some(_) => Verdict {
+            retry: Retry::No,
+            ..verdict
+        },
+    }
+}
+
+fn classify_cause(error: &BoxError) -> Verdict {
     if find_cause::<NotSent>(&**error).is_some() {
         return Verdict::new(Outcome::Failure, Retry::Always);
     }
@@ -204,23 +225,17 @@ pub fn classify_error(error: &BoxError) -> Verdict {
         };
     }
     if let Some(error) = find_cause::<Error>(&**error) {
+        let verdict = classify_code(error.code());
         return Verdict {
+            retry: match error.retries_spent() {
+                true => Retry::No,
+                false => verdict.retry,
+            },
             retry_after: error.retry_after(),
-            ..classify_code(error.code())
+            ..verdict
         };
     }
     Verdict::new(Outcome::Failure, Retry::IfIdempotent)
-}
-
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let seconds = headers
-        .get(header::RETRY_AFTER)?
-        .to_str()
-        .ok()?
-        .trim()
-        .parse()
-        .ok()?;
-    Some(Duration::from_secs(seconds))
 }
 
 #[cfg(test)]
@@ -262,10 +277,35 @@ mod tests {
         let verdict = HttpClassify.classify(&response(503, &[("retry-after", "7")]));
         assert_eq!(verdict.retry_after, Some(Duration::from_secs(7)));
         let verdict = HttpClassify.classify(&response(
-            503,
-            &[("retry-after", "Wed, 21 Oct 2015 07:28:00 GMT")],
+            200,
+            &[("grpc-status", "14"), ("retry-after", "7")],
         ));
-        assert_eq!(verdict.retry_after, None);
+        assert_eq!(verdict.retry_after, Some(Duration::from_secs(7)));
+    }
+
+    #[test]
+    fn a_grpc_peer_says_when_it_wants_the_call_again_and_whether() {
+        let judge = |status, pushback| {
+            let headers = [
+                ("grpc-status", status),
+                ("grpc-retry-pushback-ms", pushback),
+            ];
+            HttpClassify.classify(&response(200, &headers))
+        };
+        let unavailable = Verdict::new(Outcome::Failure, Retry::IfIdempotent);
+        let pushback = Some(Duration::from_millis(40));
+        let later = Verdict {
+            pushback,
+            ..unavailable
+        };
+        assert_eq!(judge("14", "40"), later);
+        let never = Verdict {
+            retry: Retry::No,
+            ..unavailable
+        };
+        assert_eq!(judge("14", "-1"), never);
+        // It says when, not that what must not be repeated may be.
+        assert_eq!(judge("3", "40").retry, Retry::No);
     }
 
     #[test]
@@ -277,6 +317,20 @@ mod tests {
             classify_error(&reset),
             Verdict::new(Outcome::Failure, Retry::IfIdempotent)
         );
+    }
+
+    #[test]
+    fn what_was_tried_often_enough_is_not_tried_again() {
+        let plain = response(503, &[("grpc-retry-pushback-ms", "-1")]);
+        let refused = RetriesSpent(NotSent("refused".into()).into());
+        let handed_on = Error::unavailable("not now").with_retries_spent();
+        for verdict in [
+            HttpClassify.classify(&plain),
+            classify_error(&refused.into()),
+            classify_error(&handed_on.into()),
+        ] {
+            assert_eq!(verdict, Verdict::new(Outcome::Failure, Retry::No));
+        }
     }
 
     #[test]

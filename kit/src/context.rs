@@ -1,6 +1,15 @@
 //! What travels with a call, from hop to hop: its deadline, its place in a trace, how often it was tried.
 
-use std::{fmt, str::FromStr, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    num::{NonZeroU64, NonZeroU128},
+    str::FromStr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use http::Extensions;
 use tokio::time::Instant;
@@ -25,6 +34,36 @@ pub struct Context {
     /// The method whose call this is the context of. Generated code fills it in, on both sides; a context without
     /// it is that of a call still to be made.
     pub method: Option<&'static Method>,
+    /// Which endpoints this call was tried at, filled in by whoever may try it again.
+    pub tried: Option<Tried>,
+}
+
+/// At which endpoints a call has been tried: the last two of them. Clones are the same list, so all attempts at a call
+/// share one; a balancer that finds it avoids these endpoints, where there are others, and adds the one that it picks.
+#[derive(Clone, Debug, Default)]
+pub struct Tried(Arc<AtomicU64>);
+
+impl Tried {
+    /// Whether it was tried at the endpoint with this number, which is not 0.
+    pub(crate) fn contains(&self, serial: u32) -> bool {
+        let both = self.0.load(Relaxed);
+        both as u32 == serial || (both >> 32) as u32 == serial
+    }
+
+    /// It is tried there.
+    pub(crate) fn add(&self, serial: u32) {
+        let last = self.0.load(Relaxed) << 32;
+        // Attempts follow each other; where hedges do not, one of them is lost, which is no harm.
+        self.0.store(last | u64::from(serial), Relaxed);
+    }
+
+    /// Makes it the empty list of another call; in the same place, if nobody has that any more.
+    pub(crate) fn renew(&mut self) {
+        match Arc::get_mut(&mut self.0) {
+            Some(list) => *list = AtomicU64::new(0),
+            None => *self = Self::default(),
+        }
+    }
 }
 
 impl Context {
@@ -61,6 +100,7 @@ impl Context {
             previous_attempts: self.previous_attempts,
             idempotency_key: None,
             method: None,
+            tried: None,
         }
     }
 
@@ -69,6 +109,7 @@ impl Context {
     pub fn with_idempotency_key(mut self, key: IdempotencyKey) -> Self {
         self.idempotency_key = Some(key);
         self.method = None;
+        self.tried = None;
         self
     }
 }
@@ -105,6 +146,11 @@ impl Deadline {
     }
 }
 
+/// Until when the caller itself waits, without what a server adds of its own. In the extensions of a request where a
+/// server has added something: a stream outlives the time that a server takes for an answer to begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CallersDeadline(pub Option<Deadline>);
+
 /// A place in a distributed trace: W3C Trace Context, level 1, the `traceparent` header.
 ///
 /// Parsing follows the specification: a later version is read by what it has in common with version 00, and
@@ -120,8 +166,8 @@ impl TraceContext {
     /// The first span of a new trace.
     pub fn root() -> Self {
         Self {
-            trace_id: nonzero(),
-            span_id: nonzero(),
+            trace_id: rand::random::<NonZeroU128>().get().to_ne_bytes(),
+            span_id: random_span(),
             sampled: true,
         }
     }
@@ -130,7 +176,7 @@ impl TraceContext {
     #[must_use]
     pub fn child(self) -> Self {
         Self {
-            span_id: nonzero(),
+            span_id: random_span(),
             ..self
         }
     }
@@ -145,21 +191,24 @@ impl TraceContext {
         Hex(self.span_id)
     }
 
+    /// As it stands in `traceparent`. Each call writes it, and formatting would cost more than all layers together.
+    pub(crate) fn traceparent(&self) -> [u8; 55] {
+        let mut text = *b"00-00000000000000000000000000000000-0000000000000000-00";
+        write_hex(&mut text[3..35], &self.trace_id);
+        write_hex(&mut text[36..52], &self.span_id);
+        write_hex(&mut text[53..], &[u8::from(self.sampled)]);
+        text
+    }
+
     /// Whether somebody upstream decided to record this trace.
     pub fn is_sampled(&self) -> bool {
         self.sampled
     }
 }
 
-/// Random bytes, of which at least one is not zero.
-fn nonzero<const N: usize>() -> [u8; N] {
-    loop {
-        let mut bytes = [0; N];
-        rand::fill(&mut bytes[..]);
-        if bytes != [0; N] {
-            return bytes;
-        }
-    }
+/// Not all zero, by the specification.
+fn random_span() -> [u8; 8] {
+    rand::random::<NonZeroU64>().get().to_ne_bytes()
 }
 
 struct Hex<const N: usize>([u8; N]);
@@ -170,16 +219,20 @@ impl<const N: usize> fmt::Display for Hex<N> {
     }
 }
 
+/// Writes each of `bytes` as two hexadecimal digits.
+fn write_hex(text: &mut [u8], bytes: &[u8]) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    for (pair, byte) in text.chunks_exact_mut(2).zip(bytes) {
+        pair[0] = DIGITS[usize::from(byte >> 4)];
+        pair[1] = DIGITS[usize::from(byte & 15)];
+    }
+}
+
 /// As it stands in `traceparent`.
 impl fmt::Display for TraceContext {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "00-{}-{}-{:02x}",
-            Hex(self.trace_id),
-            Hex(self.span_id),
-            u8::from(self.sampled)
-        )
+        let text = self.traceparent();
+        f.write_str(std::str::from_utf8(&text).expect("digits and hyphens"))
     }
 }
 

@@ -4,10 +4,10 @@
 //! in `grpc-timeout`, or for JSON in `request-timeout`. Clocks of two machines are never compared.
 //!
 //! A timer is armed only when the inner service did not answer at once. The deadline bounds the time to the
-//! response's head; a body that streams on is not cut off.
+//! response's head; a body that streams on is not cut off. So of a [stream](crate::name::Method::streaming) a timeout
+//! of the stack bounds the wait for its beginning, and only what the caller asked for travels on.
 
 use std::{
-    fmt::Write,
     pin::Pin,
     task::{Context as Task, Poll},
     time::Duration,
@@ -21,7 +21,11 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::{
-    BoxError, context::Context, context::Deadline, policy::Live, rejection::Rejection, wire::Wire,
+    BoxError, clock,
+    context::{CallersDeadline, Context, Deadline},
+    policy::{Live, Reader},
+    rejection::Rejection,
+    wire::{Wire, short_value},
 };
 
 /// How long a request may take in all.
@@ -81,7 +85,8 @@ impl<S> Layer<S> for DeadlineLayer {
     fn layer(&self, inner: S) -> DeadlineService<S> {
         DeadlineService {
             inner,
-            layer: self.clone(),
+            config: self.config.reader(),
+            reads_header: self.reads_header,
         }
     }
 }
@@ -90,7 +95,8 @@ impl<S> Layer<S> for DeadlineLayer {
 #[derive(Clone, Debug)]
 pub struct DeadlineService<S> {
     inner: S,
-    layer: DeadlineLayer,
+    config: Reader<DeadlineConfig>,
+    reads_header: bool,
 }
 
 impl<S, B> Service<http::Request<B>> for DeadlineService<S>
@@ -107,16 +113,22 @@ where
     }
 
     fn call(&mut self, mut request: http::Request<B>) -> Self::Future {
-        let now = Instant::now();
-        let mut timeout = self.layer.config.get().timeout;
-        if self.layer.reads_header
-            && let Some(sent) = timeout_in(request.headers())
-        {
-            timeout = timeout.min(sent);
+        let now = clock::now();
+        let timeout = self.config.get().timeout;
+        if self.reads_header {
+            let sent = timeout_in(request.headers());
+            let context = Context::of_mut(request.extensions_mut());
+            if let Some(sent) = sent {
+                context.deadline = Some(earliest(context.deadline, now, sent));
+            }
+            let callers = CallersDeadline(context.deadline);
+            request.extensions_mut().insert(callers);
         }
         let context = Context::of_mut(request.extensions_mut());
         let deadline = earliest(context.deadline, now, timeout);
-        context.deadline = Some(deadline);
+        if !is_stream(context) {
+            context.deadline = Some(deadline);
+        }
         if deadline.has_passed(now) {
             return DeadlineFuture::refused(Rejection::DeadlineExceeded);
         }
@@ -185,12 +197,10 @@ where
     }
 
     fn call(&mut self, mut request: http::Request<B>) -> Self::Future {
-        let now = Instant::now();
+        let now = clock::now();
         let after = **self.timeout.get();
-        let deadline = request
-            .extensions()
-            .get::<Context>()
-            .and_then(|c| c.deadline);
+        let context = Context::of_mut(request.extensions_mut());
+        let deadline = context.deadline;
         let ends = earliest(deadline, now, after);
         let reason = if deadline == Some(ends) {
             Rejection::DeadlineExceeded
@@ -200,12 +210,24 @@ where
         if ends.has_passed(now) {
             return DeadlineFuture::refused(reason);
         }
-        Context::of_mut(request.extensions_mut()).deadline = Some(ends);
-        let header = Wire::of(request.headers()).timeout_header();
-        let left = timeout_value(ends.remaining(now));
-        request.headers_mut().insert(header, left);
+        let told = if is_stream(context) {
+            deadline
+        } else {
+            Some(ends)
+        };
+        context.deadline = told;
+        if let Some(told) = told {
+            let header = Wire::of(request.headers()).timeout_header();
+            let left = timeout_value(told.remaining(now));
+            request.headers_mut().insert(header, left);
+        }
         DeadlineFuture::until(self.inner.call(request), ends.instant(), reason)
     }
+}
+
+/// Of a stream only the beginning is waited for, so what is said about the whole of it is its caller's word alone.
+fn is_stream(context: &Context) -> bool {
+    context.method.is_some_and(|method| method.streaming)
 }
 
 /// The earlier of `deadline` and `timeout` from now, which counts as at most a century.
@@ -242,7 +264,7 @@ impl<F> DeadlineFuture<F> {
     fn refused(reason: Rejection) -> Self {
         Self {
             inner: None,
-            ends: Instant::now(),
+            ends: clock::now(),
             timer: None,
             reason: Some(reason),
         }
@@ -303,23 +325,28 @@ pub fn parse_timeout(text: &str) -> Option<Duration> {
 /// Writes a timeout in the finest unit of which eight digits are enough, rounded down: the peer gives up no later
 /// than the caller.
 pub fn timeout_value(timeout: Duration) -> HeaderValue {
-    const LIMIT: u128 = 100_000_000;
-    let (nanos, seconds) = (timeout.as_nanos(), u128::from(timeout.as_secs()));
-    let (number, unit) = [
-        (nanos, 'n'),
-        (timeout.as_micros(), 'u'),
-        (timeout.as_millis(), 'm'),
-        (seconds, 'S'),
-        (seconds / 60, 'M'),
-        (seconds / 60 / 60, 'H'),
-    ]
-    .into_iter()
-    .find(|(number, _)| *number < LIMIT)
-    // 11,000 years.
-    .unwrap_or((LIMIT - 1, 'H'));
-    let mut text = bytes::BytesMut::with_capacity(9);
-    write!(text, "{number}{unit}").expect("a buffer that grows takes all");
-    HeaderValue::from_maybe_shared(text.freeze()).expect("digits and a letter are visible ASCII")
+    const LIMIT: u64 = 100_000_000;
+    let seconds = timeout.as_secs();
+    let (mut number, unit) = match seconds {
+        0 if u64::from(timeout.subsec_nanos()) < LIMIT => (timeout.subsec_nanos().into(), b'n'),
+        0..100 => (timeout.as_micros() as u64, b'u'),
+        100..100_000 => (timeout.as_millis() as u64, b'm'),
+        100_000..LIMIT => (seconds, b'S'),
+        _ if seconds / 60 < LIMIT => (seconds / 60, b'M'),
+        // At most 11,000 years.
+        _ => ((seconds / 60 / 60).min(LIMIT - 1), b'H'),
+    };
+    // By hand, because each call has one.
+    let mut text = [unit; 9];
+    let mut first = text.len() - 1;
+    loop {
+        first -= 1;
+        text[first] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            return short_value(&text[first..]);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -343,11 +370,20 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_earliest_of_caller_and_configuration_is_the_deadline() {
-        for (sent, expected) in [("300m", SECOND * 3 / 10), ("7S", SECOND), ("soon", SECOND)] {
+        let sent = [("300m", SECOND * 3 / 10), ("7S", SECOND), ("soon", SECOND)];
+        let wires = [
+            ("application/json", "request-timeout"),
+            ("application/grpc", "grpc-timeout"),
+        ];
+        for ((sent, expected), (wire, name)) in sent
+            .into_iter()
+            .flat_map(|sent| wires.map(|wire| (sent, wire)))
+        {
             let layer = DeadlineLayer::inbound(config(SECOND));
             let (mut service, mut peer) = mock::spawn_layer::<Request<()>, (), _>(layer);
             assert_ready_ok!(service.poll_ready());
-            let request = Request::builder().header("request-timeout", sent);
+            let request = Request::builder().header("content-type", wire);
+            let request = request.header(name, sent);
             let mut call = task::spawn(service.call(request.body(()).unwrap()));
             assert_pending!(call.poll());
             let (request, _answer) = peer.next_request().await.unwrap();
@@ -420,6 +456,32 @@ mod tests {
         tokio::time::advance(SECOND / 4).await;
         let error = assert_ready_err!(call.poll());
         assert_eq!(rejection(&error), Some(&Rejection::DeadlineExceeded));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_next_hop_has_what_the_caller_gave_less_the_time_that_was_spent() {
+        let (mut client, mut next) =
+            mock::spawn_layer::<Request<()>, (), _>(AttemptTimeoutLayer::new(SECOND * 9));
+        assert_ready_ok!(client.poll_ready());
+        let mut client = Some(client.into_inner());
+        let handler = tower::service_fn(move |request: Request<()>| {
+            let mut client = client.take().expect("called once");
+            async move {
+                tokio::time::sleep(SECOND / 4).await;
+                let mut onward = Request::new(());
+                let context = Context::of(request.extensions()).clone();
+                onward.extensions_mut().insert(context);
+                client.call(onward).await
+            }
+        });
+        let mut server = DeadlineLayer::inbound(config(SECOND * 9)).layer(handler);
+        let request = Request::builder().header("request-timeout", "1S");
+        let mut call = task::spawn(server.call(request.body(()).unwrap()));
+        assert_pending!(call.poll());
+        tokio::time::advance(SECOND / 4).await;
+        assert_pending!(call.poll());
+        let (onward, _answer) = next.next_request().await.unwrap();
+        assert_eq!(onward.headers()["request-timeout"], "750000u");
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,6 +1,7 @@
 //! Where instances of a service are: the word between discovery, which knows, and balancing, which uses it.
 
 use std::{
+    cmp::Ordering,
     collections::BTreeMap,
     fmt,
     ops::Deref,
@@ -42,12 +43,22 @@ impl Endpoint {
 }
 
 /// All endpoints of a service at one moment, ordered by id and without doubles. Cloning copies a pointer.
+///
+/// Snapshots that follow each other share the endpoints that stayed as they were, where whoever makes them says
+/// [`sharing`](Self::sharing); comparing them then reads pointers and little else.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Snapshot(Arc<[Endpoint]>);
+pub struct Snapshot(Arc<[Arc<Endpoint>]>);
 
 impl FromIterator<Endpoint> for Snapshot {
     /// Of endpoints with the same id the first is kept.
     fn from_iter<I: IntoIterator<Item = Endpoint>>(endpoints: I) -> Self {
+        endpoints.into_iter().map(Arc::new).collect()
+    }
+}
+
+impl FromIterator<Arc<Endpoint>> for Snapshot {
+    /// Of endpoints with the same id the first is kept.
+    fn from_iter<I: IntoIterator<Item = Arc<Endpoint>>>(endpoints: I) -> Self {
         let mut endpoints: Vec<_> = endpoints.into_iter().collect();
         endpoints.sort_by(|a, b| a.id.cmp(&b.id));
         endpoints.dedup_by(|a, b| a.id == b.id);
@@ -56,11 +67,69 @@ impl FromIterator<Endpoint> for Snapshot {
 }
 
 impl Deref for Snapshot {
-    type Target = [Endpoint];
+    type Target = [Arc<Endpoint>];
 
-    fn deref(&self) -> &[Endpoint] {
+    fn deref(&self) -> &[Arc<Endpoint>] {
         &self.0
     }
+}
+
+impl Snapshot {
+    /// Each endpoint, with the index at which `old` has the one of the same id.
+    pub fn beside<'a>(
+        &'a self,
+        old: &'a Self,
+    ) -> impl Iterator<Item = (&'a Arc<Endpoint>, Option<usize>)> {
+        beside(self.iter(), old.iter())
+    }
+
+    /// The endpoints at these indices, which are in order.
+    pub(crate) fn at(&self, indices: &[usize]) -> Self {
+        let endpoints = indices.iter().map(|index| Arc::clone(&self[*index]));
+        Self(endpoints.collect())
+    }
+
+    /// The same endpoints, of which those that `old` has too are its own; `old` itself if it has all of them and no
+    /// others. For whoever makes one snapshot after the other, so that those who compare them have less to do.
+    #[must_use]
+    pub fn sharing(self, old: &Self) -> Self {
+        if self == *old {
+            return old.clone();
+        }
+        let kept = |(endpoint, place): (&Arc<Endpoint>, Option<usize>)| {
+            let same = place
+                .map(|place| &old[place])
+                .filter(|old| *old == endpoint);
+            Arc::clone(same.unwrap_or(endpoint))
+        };
+        Self(self.beside(old).map(kept).collect())
+    }
+}
+
+/// Each of `new`, with the place at which `old` has the endpoint of the same id; both are ordered by id. One walk
+/// over both, that looks at ids only where the two do not share an endpoint.
+pub(crate) fn beside<'a>(
+    new: impl Iterator<Item = &'a Arc<Endpoint>>,
+    old: impl Iterator<Item = &'a Arc<Endpoint>>,
+) -> impl Iterator<Item = (&'a Arc<Endpoint>, Option<usize>)> {
+    let mut old = old.enumerate().peekable();
+    new.map(move |endpoint| {
+        while let Some((place, other)) = old.peek().copied() {
+            let order = if Arc::ptr_eq(other, endpoint) {
+                Ordering::Equal
+            } else {
+                other.id.cmp(&endpoint.id)
+            };
+            if order == Ordering::Greater {
+                break;
+            }
+            old.next();
+            if order == Ordering::Equal {
+                return (endpoint, Some(place));
+            }
+        }
+        (endpoint, None)
+    })
 }
 
 /// A source of endpoints: a registry, a list, DNS.
@@ -218,6 +287,8 @@ impl fmt::Debug for WeakWatch {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn endpoint(address: &'static str) -> Endpoint {
@@ -231,6 +302,33 @@ mod tests {
             set.iter().map(|e| e.id.as_str()).collect::<Vec<_>>(),
             ["a:1", "b:1"]
         );
+    }
+
+    proptest! {
+        /// Against maps from id to endpoint.
+        #[test]
+        fn endpoints_that_stayed_are_shared_and_found_again(
+            sets in prop::array::uniform2(prop::collection::btree_map(0_u8..12, 1_u32..3, 0..12)),
+        ) {
+            let [old, new] = sets.clone().map(|set| {
+                let endpoint = |(id, weight): (u8, u32)| Endpoint {
+                    weight,
+                    ..Endpoint::at(format!("h{id}:1").parse().unwrap())
+                };
+                set.into_iter().map(endpoint).collect::<Snapshot>()
+            });
+            let shared = new.clone().sharing(&old);
+            prop_assert_eq!(&shared, &new);
+            prop_assert_eq!(Arc::ptr_eq(&shared.0, &old.0), old == new);
+            let found = shared.beside(&old);
+            prop_assert_eq!(found.size_hint().0, new.len());
+            for (endpoint, place) in found {
+                let same_id = old.iter().position(|old| old.id == endpoint.id);
+                prop_assert_eq!(place, same_id);
+                let is_shared = old.iter().any(|old| Arc::ptr_eq(old, endpoint));
+                prop_assert_eq!(is_shared, old.contains(endpoint));
+            }
+        }
     }
 
     #[tokio::test]

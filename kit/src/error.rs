@@ -5,7 +5,10 @@ use std::{borrow::Cow, error::Error as StdError, fmt, sync::Arc, time::Duration}
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 
-use crate::{BoxError, rejection::Rejection};
+use crate::{
+    BoxError,
+    rejection::{Rejection, RetriesSpent, find_cause},
+};
 
 /// The canonical codes of gRPC, and what they are in HTTP (the mapping of `google/rpc/code.proto`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -175,6 +178,7 @@ struct Inner {
     message: Cow<'static, str>,
     violations: Vec<Violation>,
     retry_after: Option<Duration>,
+    retries_spent: bool,
     rejection: Option<Rejection>,
     source: Option<Arc<dyn StdError + Send + Sync>>,
 }
@@ -197,6 +201,7 @@ impl Error {
             message: message.into(),
             violations: Vec::new(),
             retry_after: None,
+            retries_spent: false,
             rejection: None,
             source: None,
         }))
@@ -256,6 +261,14 @@ impl Error {
         self
     }
 
+    /// Says that the call was made as often as it may be: whoever made the one of which it was a part shall not try
+    /// again. A client of kit says it of what it gave up, and a handler that hands such an error on hands this on too.
+    #[must_use]
+    pub fn with_retries_spent(mut self) -> Self {
+        self.0.retries_spent = true;
+        self
+    }
+
     /// Adds the cause, which is logged and never sent.
     #[must_use]
     pub fn with_source(mut self, source: impl Into<BoxError>) -> Self {
@@ -283,6 +296,11 @@ impl Error {
         self.0.retry_after
     }
 
+    /// Whether it was tried as often as it may be, see [`with_retries_spent`](Self::with_retries_spent).
+    pub fn retries_spent(&self) -> bool {
+        self.0.retries_spent
+    }
+
     /// Why the kit refused the call, or `None` where the answer is the peer's own.
     pub fn rejection(&self) -> Option<&Rejection> {
         self.0.rejection.as_ref()
@@ -306,12 +324,13 @@ impl From<BoxError> for Error {
             Ok(error) => return *error,
             Err(error) => error,
         };
-        match Rejection::find(&*error) {
-            Some(rejection) => Self::from(rejection.clone()).with_source(error),
-            None => {
-                Self::new(Code::Unavailable, "the service could not be reached").with_source(error)
-            }
-        }
+        let spent = find_cause::<RetriesSpent>(&*error).is_some();
+        let mut this = match Rejection::find(&*error) {
+            Some(rejection) => Self::from(rejection.clone()),
+            None => Self::new(Code::Unavailable, "the service could not be reached"),
+        };
+        this.0.retries_spent = spent;
+        this.with_source(error)
     }
 }
 
@@ -322,6 +341,7 @@ impl Clone for Error {
             message,
             violations,
             retry_after,
+            retries_spent,
             rejection,
             source,
         } = &*self.0;
@@ -330,6 +350,7 @@ impl Clone for Error {
             message: message.clone(),
             violations: violations.clone(),
             retry_after: *retry_after,
+            retries_spent: *retries_spent,
             rejection: rejection.clone(),
             source: source.clone(),
         }))
@@ -349,6 +370,7 @@ impl fmt::Debug for Error {
             .field("message", &self.0.message)
             .field("violations", &self.0.violations)
             .field("retry_after", &self.0.retry_after)
+            .field("retries_spent", &self.0.retries_spent)
             .field("rejection", &self.0.rejection)
             .field("source", &self.0.source)
             .finish()

@@ -32,6 +32,29 @@ pub enum Event<'a> {
         /// The breaker's name.
         circuit: &'a str,
     },
+    /// A circuit breaker should have opened, but as many of its upstream's are open already as may be.
+    CircuitSpared {
+        /// The breaker's name.
+        circuit: &'a str,
+    },
+    /// An endpoint was taken out of service: its circuit breaker opened, after it had been closed.
+    EndpointEjected {
+        /// The service.
+        upstream: &'a ServiceName,
+        /// How many of its endpoints are out of service now.
+        ejected: usize,
+        /// Of how many.
+        total: usize,
+    },
+    /// An endpoint is in service again, or was out of it and is gone.
+    EndpointRestored {
+        /// The service.
+        upstream: &'a ServiceName,
+        /// How many of its endpoints are out of service now.
+        ejected: usize,
+        /// Of how many.
+        total: usize,
+    },
     /// An attempt failed and another one is made.
     Retried {
         /// How many attempts were made before this one: 1 for the first retry.
@@ -53,6 +76,13 @@ pub enum Event<'a> {
         /// In place of what.
         outcome: Outcome,
     },
+    /// A concurrency limit that adapts itself is another one.
+    ConcurrencyLimitChanged {
+        /// The limiter's name: the service that is limited.
+        limiter: &'a str,
+        /// How many requests may be in flight now.
+        limit: usize,
+    },
     /// The set of endpoints of a service changed.
     EndpointsChanged {
         /// The service.
@@ -64,6 +94,23 @@ pub enum Event<'a> {
         /// How many are gone.
         removed: usize,
     },
+    /// The source said how the set of endpoints is, whether or not that is new.
+    EndpointsConfirmed {
+        /// The service.
+        service: &'a ServiceName,
+    },
+    /// The source could not be asked for so long that the set is no longer used.
+    EndpointsExpired {
+        /// The service.
+        service: &'a ServiceName,
+        /// For how long nobody confirmed the set.
+        age: Duration,
+    },
+    /// Nobody follows the endpoints of a service any more.
+    DiscoveryEnded {
+        /// The service.
+        service: &'a ServiceName,
+    },
     /// The registry could not be asked; the last good set stays.
     DiscoveryFailed {
         /// The service whose endpoints were asked for.
@@ -71,6 +118,50 @@ pub enum Event<'a> {
         /// What went wrong.
         error: &'a (dyn StdError + 'static),
         /// When it is asked again.
+        retry_in: Duration,
+    },
+    /// A configuration was read out of the registry.
+    ConfigRead {
+        /// Under which key.
+        key: &'a str,
+        /// Whether it is another one than before.
+        changed: bool,
+    },
+    /// A configuration in the registry cannot be used; the last good one stays.
+    ConfigRejected {
+        /// Under which key.
+        key: &'a str,
+        /// What is wrong with it.
+        error: &'a (dyn StdError + 'static),
+    },
+    /// The registry could not be asked for a configuration; the last good one stays.
+    ConfigFailed {
+        /// Under which key.
+        key: &'a str,
+        /// What went wrong.
+        error: &'a (dyn StdError + 'static),
+        /// When it is asked again.
+        retry_in: Duration,
+    },
+    /// This process leads.
+    Elected {
+        /// The key of the election.
+        key: &'a str,
+        /// The number of the leadership.
+        fencing: u64,
+    },
+    /// This process does not lead any more.
+    Deposed {
+        /// The key of the election.
+        key: &'a str,
+    },
+    /// A candidate has lost its session, or could not get one; it stands again.
+    ElectionFailed {
+        /// The key of the election.
+        key: &'a str,
+        /// What went wrong.
+        error: &'a (dyn StdError + 'static),
+        /// When it stands again.
         retry_in: Duration,
     },
     /// An instance was put into the registry.

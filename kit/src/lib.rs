@@ -8,6 +8,7 @@
 // The vocabulary: words that all others share.
 pub mod body;
 pub mod classify;
+pub mod clock;
 pub mod context;
 pub mod endpoint;
 pub mod error;
@@ -15,6 +16,7 @@ pub mod event;
 pub mod name;
 pub mod policy;
 pub mod rejection;
+mod sync;
 pub mod wire;
 
 // Where instances are, and which one is asked.
@@ -47,6 +49,7 @@ pub mod sqlite;
 pub use body::Body;
 pub use context::Context;
 pub use error::{Code, Error};
+pub use futures_core::Stream;
 pub use kit_macros::{Message, service};
 pub use rejection::Rejection;
 pub use service::message::Message;

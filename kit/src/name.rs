@@ -128,6 +128,9 @@ pub struct Method {
     pub http_path: &'static str,
     /// Whether calling it twice is the same as calling it once, so that it may be retried and hedged.
     pub idempotent: bool,
+    /// Whether it answers with any number of messages, one after the other. Then what the stacks on both sides bound is
+    /// the time to the first word of the answer, and the timeout here bounds all of it.
+    pub streaming: bool,
     /// The longest that a server takes for it, and what a client waits whose caller sets no deadline. `None`: as
     /// long as the stacks on both sides allow. Neither is ever made longer by it.
     pub timeout: Option<Duration>,

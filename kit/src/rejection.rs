@@ -115,6 +115,12 @@ impl Rejection {
 #[error("the request never reached the peer")]
 pub struct NotSent(#[source] pub BoxError);
 
+/// The call could have been made again, and has been made as often as it may: whoever tries again multiplies what was
+/// tried already. Retries wrap the error of their last attempt in this.
+#[derive(Debug, thiserror::Error)]
+#[error("it has been tried often enough")]
+pub struct RetriesSpent(#[source] pub BoxError);
+
 /// The first error of type `E` in `error` and its chain of sources.
 pub fn find_cause<'a, E: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Option<&'a E> {
     let mut cause = Some(error);

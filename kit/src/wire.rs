@@ -1,5 +1,11 @@
 //! The two ways in which a call travels, and what an error looks like on each.
 
+use std::{
+    cell::RefCell,
+    time::{Duration, SystemTime},
+};
+
+use bytes::BytesMut;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 
 use crate::{
@@ -9,6 +15,8 @@ use crate::{
 
 /// How often a call was tried before this attempt, on both wires (the name is gRPC's, gRFC A6).
 pub const PREVIOUS_ATTEMPTS: HeaderName = HeaderName::from_static("grpc-previous-rpc-attempts");
+/// In how many milliseconds the peer wants another attempt; not at all, if that is no number or below zero (gRFC A6).
+pub const RETRY_PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
 /// How long the caller still waits: digits and a unit out of `H`, `M`, `S`, `m`, `u`, `n` (gRPC over HTTP/2).
 pub const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 /// The same for JSON over HTTP, written in the same way.
@@ -17,6 +25,9 @@ pub const REQUEST_TIMEOUT: HeaderName = HeaderName::from_static("request-timeout
 pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 /// Names a call, so that making it twice does it once (draft-ietf-httpapi-idempotency-key-header).
 pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
+/// How a gRPC call ended; in the head of a response only where it ended before the first message.
+pub const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
 /// How a call travels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -78,6 +89,9 @@ impl Wire {
                 .headers_mut()
                 .insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
+        if error.retries_spent() {
+            push_back(response.headers_mut());
+        }
         response.extensions_mut().insert(error);
         response
     }
@@ -137,11 +151,56 @@ pub fn from_status(status: &tonic::Status) -> Error {
     }
 }
 
+thread_local! {
+    /// Where the values of headers are written, one behind the other.
+    static VALUES: RefCell<BytesMut> = RefCell::new(BytesMut::with_capacity(4096));
+}
+
+/// The value of a header that is written for each call, and so not allocated for each: many share one buffer, which
+/// is used again when all of them are gone. `text` has visible ASCII characters only.
+pub(crate) fn short_value(text: &[u8]) -> HeaderValue {
+    let bytes = VALUES.with_borrow_mut(|values| {
+        values.extend_from_slice(text);
+        values.split().freeze()
+    });
+    HeaderValue::from_maybe_shared(bytes).expect("visible ASCII")
+}
+
+/// How long the peer asks to be left alone: `Retry-After`, in seconds or as a date (RFC 9110, section 10.2.3).
+///
+/// A date is compared with the peer's own `Date`, and only where there is none with the clock of this machine. One
+/// that has passed is no time at all.
+pub fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let date = |text| httpdate::parse_http_date(text).ok();
+    let text = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
+    if let Ok(seconds) = text.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let until = date(text)?;
+    let sent = headers
+        .get(header::DATE)
+        .and_then(|sent| date(sent.to_str().ok()?))
+        .unwrap_or_else(SystemTime::now);
+    Some(until.duration_since(sent).unwrap_or_default())
+}
+
+/// Says that no other attempt is wanted.
+pub fn push_back(headers: &mut HeaderMap) {
+    headers.insert(RETRY_PUSHBACK, HeaderValue::from_static("-1"));
+}
+
+/// In what time, exactly, the peer wants another attempt: `None` where it does not say, `Some(None)` where it wants
+/// none.
+pub fn retry_pushback(headers: &HeaderMap) -> Option<Option<Duration>> {
+    let value = headers.get(RETRY_PUSHBACK)?;
+    let millis = value.to_str().ok().and_then(|text| text.parse().ok());
+    Some(millis.map(Duration::from_millis))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::{Code, Rejection};
-    use std::time::Duration;
 
     fn wire(content_type: &'static str) -> Wire {
         Wire::of(&HeaderMap::from_iter([(
@@ -167,6 +226,42 @@ mod tests {
             assert_eq!(wire(json), Wire::Json);
         }
         assert_eq!(Wire::of(&HeaderMap::new()), Wire::Json);
+    }
+
+    fn headers<const N: usize>(headers: [(HeaderName, &'static str); N]) -> HeaderMap {
+        HeaderMap::from_iter(headers.map(|(name, value)| (name, HeaderValue::from_static(value))))
+    }
+
+    #[test]
+    fn the_time_to_be_left_alone_is_in_seconds_or_until_a_date() {
+        let asked = |after, date| {
+            retry_after(&headers([
+                (header::RETRY_AFTER, after),
+                (header::DATE, date),
+            ]))
+        };
+        let sent = "Wed, 21 Oct 2015 07:28:00 GMT";
+        assert_eq!(asked("7", sent), Some(Duration::from_secs(7)));
+        let later = "Wed, 21 Oct 2015 07:28:30 GMT";
+        assert_eq!(asked(later, sent), Some(Duration::from_secs(30)));
+        assert_eq!(asked(sent, later), Some(Duration::ZERO), "it has passed");
+        assert_eq!(asked("soon", sent), None);
+        // Without a date to compare with, by the clock of this machine.
+        let alone = |after| retry_after(&headers([(header::RETRY_AFTER, after)]));
+        assert_eq!(alone(later), Some(Duration::ZERO));
+        assert!(alone("Fri, 31 Dec 9999 23:59:59 GMT") > Some(Duration::from_secs(1)));
+        assert_eq!(retry_after(&HeaderMap::new()), None);
+    }
+
+    #[test]
+    fn a_peer_pushes_back_for_some_milliseconds_or_for_good() {
+        let pushback = |millis| retry_pushback(&headers([(RETRY_PUSHBACK, millis)]));
+        assert_eq!(pushback("1500"), Some(Some(Duration::from_millis(1_500))));
+        assert_eq!(pushback("0"), Some(Some(Duration::ZERO)));
+        for never in ["-1", "", "soon", "99999999999999999999"] {
+            assert_eq!(pushback(never), Some(None), "{never}");
+        }
+        assert_eq!(retry_pushback(&HeaderMap::new()), None);
     }
 
     #[test]

@@ -80,17 +80,33 @@ pub(crate) fn file_of(directory: &Path, package: &str) -> Result<PathBuf> {
     bail!("{package} was not downloaded into {}", directory.display())
 }
 
+/// A field of the file in which the distribution says what it is; empty where it does not.
+fn release(field: &str) -> String {
+    let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
+    let line = release.lines().find_map(|line| line.strip_prefix(field));
+    line.map(|value| value.trim_matches('"').to_owned())
+        .unwrap_or_default()
+}
+
+fn is_debian() -> bool {
+    release("ID=") == "debian"
+}
+
+/// The suite that this machine has, where it is a Debian; else the stable one.
+pub(crate) fn suite() -> String {
+    if is_debian() {
+        release("VERSION_CODENAME=")
+    } else {
+        "stable".to_owned()
+    }
+}
+
 /// The mirror that this machine uses, where it is a Debian; else the public one.
 pub(crate) fn mirror() -> String {
-    let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
-    let field = |name: &str| {
-        let line = release.lines().find_map(|line| line.strip_prefix(name));
-        line.map(|value| value.trim_matches('"').to_owned())
-    };
-    if field("ID=").as_deref() != Some("debian") {
+    if !is_debian() {
         return PUBLIC_MIRROR.to_owned();
     }
-    let suite = field("VERSION_CODENAME=").unwrap_or_default();
+    let suite = suite();
     let files = fs::read_dir("/etc/apt/sources.list.d")
         .into_iter()
         .flatten()

@@ -1,10 +1,13 @@
-//! Set-up and long jobs of this workspace: `cargo xtask tools | test | compose-test`.
+//! Set-up and long jobs of this workspace: `cargo xtask tools | test | chaos | consulrs | compose-test`.
 //!
 //! What a shell script would become once it has to be right: each job says what it does, stops at the first step
 //! that fails, says which one, and exits with the right code.
 
+mod bench;
+mod chaos;
 mod command;
 mod compose;
+mod consulrs;
 mod debian;
 mod test;
 mod tools;
@@ -27,6 +30,16 @@ enum Job {
     Tools,
     /// Checks formatting, lints and documentation, then runs the unit, integration, documentation and chaos tests
     Test,
+    /// Prints what a call costs in each layer and in whole stacks, beside tower, failsafe, governor, tower-resilience
+    Bench(bench::Options),
+    /// Hurts one of three instances under load, and compares what callers with kit's client and with others see
+    Chaos {
+        /// Options of the comparison, such as `--seconds 5`; `--help` lists them
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        options: Vec<String>,
+    },
+    /// Builds kit/consulrs, which is no part of the workspace, and tests it against a real Consul
+    Consulrs,
     /// Brings up docker-compose.yml, tries it, kills a container of it, and takes it down again
     ComposeTest,
 }
@@ -38,6 +51,9 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }),
         Job::Test => test::run(),
+        Job::Bench(options) => bench::bench(&options),
+        Job::Chaos { options } => chaos::run(&options).map(|()| ExitCode::SUCCESS),
+        Job::Consulrs => consulrs::run().map(|()| ExitCode::SUCCESS),
         Job::ComposeTest => compose::run().map(|()| ExitCode::SUCCESS),
     };
     done.unwrap_or_else(|error| {

@@ -34,6 +34,9 @@ pub(crate) fn run() -> Result<ExitCode> {
         "warnings are errors here",
     )?;
 
+    announce("Every order of what threads share without a lock");
+    models()?;
+
     announce("Tools");
     let consul = tools::consul()?;
     eprintln!("consul: {}", consul.display());
@@ -41,6 +44,25 @@ pub(crate) fn run() -> Result<ExitCode> {
     announce("Unit, integration, documentation and chaos tests");
     let mut test = cargo(&["test", "--workspace", "--no-fail-fast"]);
     counted(test.env("CONSUL_BIN", consul))
+}
+
+/// Runs the models of `kit::sync`, for which the toolkit, and none of its dependencies, is built in another way.
+fn models() -> Result<()> {
+    let mut build = cargo(&["rustc", "--package", "kit", "--lib", "--profile", "test"]);
+    build.args([
+        "--message-format=json-render-diagnostics",
+        "--",
+        "--cfg",
+        "kit_loom",
+    ]);
+    build.stderr(Stdio::inherit());
+    let built = command::output(&mut build)?;
+    let program = built
+        .lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+        .find_map(|message| Some(message["executable"].as_str()?.to_owned()))
+        .context("cargo did not say what it built")?;
+    command::run(Command::new(program).arg("in_every_order"))
 }
 
 fn run_step(command: &mut Command, hint: &str) -> Result<()> {

@@ -1,6 +1,8 @@
 //! The attribute `#[kit::service]` and the derive `kit::Message`. Their documentation stands in the crate `kit`,
 //! which everybody uses them through.
 
+#[cfg(test)]
+mod marked;
 mod message;
 mod names;
 mod service;
@@ -32,9 +34,18 @@ use proc_macro::TokenStream;
 ///
 /// # The methods
 /// `&self`, then `ctx: Context`, then the arguments, which are owned and become the fields of the request in their
-/// order; the result is `Result<T, Error>`, where `T` is `()` or derives `kit::Message` and serde's two traits. A
-/// method that is the same done twice as done once is marked `#[kit(idempotent)]`, and only such a method is
+/// order; the result is `Result<T, Error>`, where `T` is `()`, or derives `kit::Message` and serde's two traits, or is a
+/// stream. A method that is the same done twice as done once is marked `#[kit(idempotent)]`, and only such a method is
 /// retried.
+///
+/// # Streams
+/// A method that answers more than once returns `Result<impl Stream<Item = Result<T, Error>>, Error>`, and its
+/// implementations may borrow from `self`. An error before the first item is the whole answer, and a later one is the
+/// last item. On gRPC the items are messages, and as JSON they are lines of `application/x-ndjson`:
+/// `{"result": ...}` for an item, `{"error": ...}` with a problem document for an error, which is the last line, and an
+/// empty line where there was nothing to say for 30 s. A client gets `kit::service::client::Items`; dropping that cancels
+/// the call on the other side. A call is made again only as long as there is no stream. The caller's deadline and the
+/// method's timeout hold for the whole stream, and those of the stacks on both sides for the wait until it begins.
 ///
 /// # Routes
 /// JSON is asked for by `POST /name_of_the_method`, unless `#[kit(route(GET, "/users/{id}"))]` says another verb and

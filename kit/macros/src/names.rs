@@ -1,6 +1,6 @@
 //! Names: from Rust's case to that of others, and doc comments as texts.
 
-use syn::{Attribute, Expr, ExprLit, Lit, Meta};
+use syn::{Attribute, Expr, ExprLit, Lit, Meta, ext::IdentExt};
 
 /// `send_email` as `SendEmail`.
 pub(crate) fn camel(snake: &str) -> String {
@@ -98,9 +98,66 @@ pub(crate) fn doc(attributes: &[Attribute]) -> String {
     lines.collect::<Vec<_>>().join("\n").trim().to_owned()
 }
 
+/// What is told where `word` stands and nothing but one of `known` may.
+pub(crate) fn unknown(word: &syn::Path, known: &[&str]) -> syn::Error {
+    let text = word
+        .get_ident()
+        .map(|word| word.unraw().to_string())
+        .unwrap_or_default();
+    let names: Vec<_> = known.iter().map(|name| format!("`{name}`")).collect();
+    let known_ones = format!("known here: {}", names.join(", "));
+    let nearest = known
+        .iter()
+        .map(|name| (distance(&text, name), name))
+        .min()
+        .filter(|(distance, name)| *distance <= name.len().div_ceil(3).max(2));
+    syn::Error::new_spanned(
+        word,
+        match nearest {
+            Some((_, name)) => format!("did you mean `{name}`? {known_ones}"),
+            None => known_ones,
+        },
+    )
+}
+
+/// How many letters must be put in, left out or changed to make the one of the other (Levenshtein).
+fn distance(one: &str, other: &str) -> usize {
+    let mut row: Vec<_> = (0..=other.len()).collect();
+    for (at, a) in one.bytes().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = at + 1;
+        for (column, b) in other.bytes().enumerate() {
+            let changed = diagonal + usize::from(a != b);
+            diagonal = row[column + 1];
+            row[column + 1] = changed.min(diagonal + 1).min(row[column] + 1);
+        }
+    }
+    row[other.len()]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_nearest_word_is_the_one_with_the_fewest_changes() {
+        for (one, other, changes) in [
+            ("", "tag", 3),
+            ("tag", "tag", 0),
+            ("tga", "tag", 2),
+            ("idempotnet", "idempotent", 2),
+            ("timeot", "timeout", 1),
+            ("rout", "route", 1),
+        ] {
+            assert_eq!(distance(one, other), changes, "{one} {other}");
+        }
+        let told = |word| unknown(&syn::parse_str(word).unwrap(), &["route", "timeout"]);
+        assert_eq!(
+            told("timeot").to_string(),
+            "did you mean `timeout`? known here: `route`, `timeout`"
+        );
+        assert_eq!(told("colour").to_string(), "known here: `route`, `timeout`");
+    }
 
     #[test]
     fn names_change_their_case() {

@@ -10,21 +10,23 @@ use std::{
 };
 
 use pin_project_lite::pin_project;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout_at};
 use tower::util::Oneshot;
 use tower_service::Service;
 
-use super::{Balance, BalanceConfig, Start, set::State};
+use super::{Balance, BalanceConfig, Start, group::Node};
 use crate::{
     BoxError, Rejection,
     classify::{Classify, Outcome, Verdict},
+    clock,
     context::Deadline,
+    endpoint::Watch,
     policy::{Admit, Live, Permit},
 };
 
 /// A request's place among those in flight at an endpoint, and its permit; given back when this is dropped.
-pub(super) struct InFlight<G: Admit> {
-    state: Arc<State<G>>,
+pub(super) struct InFlight<S, G: Admit> {
+    node: Arc<Node<S, G>>,
     /// `None` where the gate was overruled.
     permit: Option<G::Permit>,
     since: Instant,
@@ -33,17 +35,17 @@ pub(super) struct InFlight<G: Admit> {
     finished: bool,
 }
 
-impl<G: Admit> InFlight<G> {
+impl<S, G: Admit> InFlight<S, G> {
     pub(super) fn new(
-        state: Arc<State<G>>,
+        node: Arc<Node<S, G>>,
         permit: Option<G::Permit>,
         since: Instant,
         deadline: Option<Deadline>,
         config: Live<BalanceConfig>,
     ) -> Self {
-        state.load.enter();
+        node.load.enter();
         Self {
-            state,
+            node,
             permit,
             since,
             deadline,
@@ -55,14 +57,15 @@ impl<G: Admit> InFlight<G> {
     /// The request was answered, or failed.
     fn finish(mut self, verdict: Verdict) {
         self.finished = true;
-        let (now, config) = (Instant::now(), self.config.get());
-        let load = &self.state.load;
+        let (now, config) = (clock::now(), self.config.get());
+        let load = &self.node.load;
         match verdict.outcome {
             Outcome::Success | Outcome::CallerFault => {
                 load.answered(now, now - self.since, &config);
             }
             Outcome::Failure | Outcome::Overload => {
-                load.failed(now, verdict.retry_after.unwrap_or_default(), &config);
+                let leave_alone = verdict.retry_after.max(verdict.pushback);
+                load.failed(now, leave_alone.unwrap_or_default(), &config);
             }
             Outcome::Rejected => {}
         }
@@ -72,24 +75,24 @@ impl<G: Admit> InFlight<G> {
     }
 }
 
-impl<G: Admit> Drop for InFlight<G> {
+impl<S, G: Admit> Drop for InFlight<S, G> {
     fn drop(&mut self) {
-        self.state.load.leave();
+        self.node.load.leave();
         if self.finished {
             return;
         }
-        let (now, config) = (Instant::now(), self.config.get());
+        let (now, config) = (clock::now(), self.config.get());
         if self
             .deadline
             .is_some_and(|deadline| deadline.has_passed(now))
         {
             // Not the caller's whim: the endpoint had its time and did not answer.
-            self.state.load.failed(now, Duration::ZERO, &config);
+            self.node.load.failed(now, Duration::ZERO, &config);
             if let Some(permit) = self.permit.take() {
                 permit.finish(now, Outcome::Failure);
             }
         } else {
-            self.state.load.unanswered(now, now - self.since, &config);
+            self.node.load.unanswered(now, now - self.since, &config);
         }
     }
 }
@@ -114,14 +117,15 @@ pin_project! {
         S: Service<http::Request<B>>,
         G: Admit,
     {
-        Unknown {
-            // Boxed, because it is there only until the endpoints are known for the first time.
-            known: Pin<Box<dyn Future<Output = ()> + Send>>,
+        Waits {
+            // Boxed, because it is there only while there is nobody to ask.
+            changed: Pin<Box<dyn Future<Output = ()> + Send>>,
+            until: Instant,
             request: Option<http::Request<B>>,
         },
         Called {
             // Dropped before `inner`, so that a request's place is given back even if that panics.
-            in_flight: Option<InFlight<G>>,
+            in_flight: Option<InFlight<S, G>>,
             #[pin]
             inner: Oneshot<S, http::Request<B>>,
         },
@@ -141,16 +145,7 @@ where
         let stage = match shared.start(request, balance.picker.as_deref()) {
             Start::Called(inner, in_flight) => Stage::called(inner, in_flight),
             Start::Rejected(reason) => Stage::rejected(reason),
-            Start::Unknown(request, mut watch) => {
-                let wait = shared.config.get().discovery_wait;
-                Stage::Unknown {
-                    known: Box::pin(async move {
-                        // Whether it was in time is seen by looking again.
-                        let _ = timeout(wait, watch.known()).await;
-                    }),
-                    request: Some(request),
-                }
-            }
+            Start::Waits(request, watch, until) => Stage::waits(request, watch, until),
         };
         Self { stage, balance }
     }
@@ -161,10 +156,21 @@ where
     S: Service<http::Request<B>>,
     G: Admit,
 {
-    fn called(inner: Oneshot<S, http::Request<B>>, in_flight: InFlight<G>) -> Self {
+    fn called(inner: Oneshot<S, http::Request<B>>, in_flight: InFlight<S, G>) -> Self {
         Self::Called {
             in_flight: Some(in_flight),
             inner,
+        }
+    }
+
+    fn waits(request: http::Request<B>, mut watch: Watch, until: Instant) -> Self {
+        Self::Waits {
+            changed: Box::pin(async move {
+                // Whether it was in time is seen by looking again.
+                let _ = timeout_at(until, watch.changed()).await;
+            }),
+            until,
+            request: Some(request),
         }
     }
 
@@ -188,14 +194,23 @@ where
         let mut this = self.project();
         loop {
             let next = match this.stage.as_mut().project() {
-                Project::Unknown { known, request } => {
-                    ready!(known.as_mut().poll(cx));
+                Project::Waits {
+                    changed,
+                    until,
+                    request,
+                } => {
+                    ready!(changed.as_mut().poll(cx));
+                    let until = *until;
                     let request = request.take().expect("there until this stage ends");
                     let picker = this.balance.picker.as_deref();
                     match this.balance.shared.start(request, picker) {
                         Start::Called(inner, in_flight) => Stage::called(inner, in_flight),
                         Start::Rejected(reason) => Stage::rejected(reason),
-                        Start::Unknown(..) => Stage::rejected(Rejection::NoEndpoints {
+                        // It waits no longer than it wanted to when it began.
+                        Start::Waits(request, watch, _) if Instant::now() < until => {
+                            Stage::waits(request, watch, until)
+                        }
+                        Start::Waits(..) => Stage::rejected(Rejection::NoEndpoints {
                             service: this.balance.shared.service.clone(),
                         }),
                     }

@@ -196,9 +196,12 @@ mod tests {
         forgiveness: Duration::from_secs(2),
         panic_threshold: Ratio::ONE,
         discovery_wait: Duration::from_secs(1),
+        empty_wait: Duration::ZERO,
         pick: super::super::Pick::PeakEwma,
         hash_slack: Ratio::ZERO,
         slow_start: Duration::ZERO,
+        locality: None,
+        subset: None,
     };
 
     fn millis(millis: u64) -> Duration {
@@ -233,6 +236,11 @@ mod tests {
         load.failed(now, millis(30_000), &CONFIG);
         assert!(load.score(now + millis(29_000), &CONFIG) >= 5.0);
         assert!(load.score(now + millis(50_000), &CONFIG) < 0.005);
+        // More than five minutes are not granted.
+        let greedy = Load::new(now);
+        greedy.failed(now, millis(86_400_000), &CONFIG);
+        assert!(greedy.score(now + millis(299_000), &CONFIG) >= 5.0);
+        assert!(greedy.score(now + millis(320_000), &CONFIG) < 0.04);
         // An earlier end does not shorten it.
         load.failed(now + millis(1000), Duration::ZERO, &CONFIG);
         assert!(load.score(now + millis(29_000), &CONFIG) >= 5.0);

@@ -12,26 +12,28 @@
 //!   slow answer, so a fast error never attracts traffic; so does a request that was given up because its
 //!   deadline ([`Context::deadline`](crate::Context)) had passed.
 //! - A [`Picker`] proposes the endpoint; gates, panic threshold and [`Tried`] hold whoever it is.
-//! - [`Tried`], in the extensions of a request, keeps its next attempt away from endpoints that it failed at.
+//! - [`Tried`], in the [`Context`](crate::Context) of a request, keeps its next attempt away from endpoints that it failed at.
 
+mod chunked;
 mod future;
+mod group;
 mod load;
+mod locality;
 mod pick;
 mod picker;
 mod ring;
 mod set;
+mod subset;
 
 use std::{
     fmt,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+    sync::{Arc, Mutex},
     task::{Context, Poll},
     time::Duration,
 };
 
 use arc_swap::ArcSwap;
+use rand::rngs::ThreadRng;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use tower::util::{Oneshot, ServiceExt};
@@ -39,18 +41,23 @@ use tower_service::Service;
 
 use self::{
     future::InFlight,
-    pick::Crowd,
+    group::{Group, Member, Seen, View},
+    pick::{Crowd, Picked},
     ring::Keyed,
-    set::{Seen, Set, View},
+    set::Set,
 };
 pub use self::{
     future::ResponseFuture,
+    locality::LocalityConfig,
     picker::{Call, Candidates, PeakEwma, Pick, Picker, Random, RoundRobin, Weighted},
     ring::{ConsistentHash, HashKey},
+    subset::SubsetConfig,
 };
+pub use crate::context::Tried;
 use crate::{
     BoxError, Rejection,
     classify::{Classify, HttpClassify},
+    clock,
     endpoint::{Endpoint, Watch},
     name::ServiceName,
     policy::{Admit, Live, Ratio},
@@ -78,10 +85,13 @@ pub struct BalanceConfig {
     /// The share of endpoints with open gates below which all endpoints are used, whatever their gates say.
     /// 0: never. Default 0.5.
     pub panic_threshold: Ratio,
-    /// How long a request waits for the endpoints to be known for the first time. Later an empty set is an answer,
-    /// and nobody waits. Default 1 s.
+    /// How long a request waits for the endpoints to be known for the first time, within its deadline. Default 1 s.
     #[serde(with = "humantime_serde")]
     pub discovery_wait: Duration,
+    /// How long a request waits for an endpoint where it is known that there is none, within its deadline. 0: it is
+    /// refused at once. Default 0.
+    #[serde(with = "humantime_serde")]
+    pub empty_wait: Duration,
     /// Who picks the endpoint, where [`Balance::with_picker`] does not say. Default [`Pick::PeakEwma`].
     pub pick: Pick,
     /// What an endpoint may have in flight above its share before [`Pick::ConsistentHash`] sends requests that belong
@@ -92,6 +102,14 @@ pub struct BalanceConfig {
     /// Default 10 s.
     #[serde(with = "humantime_serde")]
     pub slow_start: Duration,
+    /// Which calls stay near the caller. The gates of near endpoints hold for these; the panic threshold is for calls
+    /// that may go to any, among them all of those that nobody near can take. Default `None`: near and far are the
+    /// same.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub locality: Option<LocalityConfig>,
+    /// Which endpoints of a large set are used at all. Default `None`: all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub subset: Option<SubsetConfig>,
 }
 
 impl Default for BalanceConfig {
@@ -103,9 +121,12 @@ impl Default for BalanceConfig {
             forgiveness: Duration::from_secs(2),
             panic_threshold: Ratio::new(0.5).expect("it is from 0 to 1"),
             discovery_wait: Duration::from_secs(1),
+            empty_wait: Duration::ZERO,
             pick: Pick::PeakEwma,
             hash_slack: Ratio::new(0.25).expect("it is from 0 to 1"),
             slow_start: Duration::from_secs(10),
+            locality: None,
+            subset: None,
         }
     }
 }
@@ -133,29 +154,10 @@ where
     }
 }
 
-/// At which endpoints a call has been tried: the last two of them. In the extensions of a request, its clones are
-/// the same list, so a retried request brings it along; a balancer that finds it avoids these endpoints, where there
-/// are others, and adds the one that it picks.
-#[derive(Clone, Debug, Default)]
-pub struct Tried(Arc<AtomicU64>);
-
-impl Tried {
-    fn contains(&self, serial: u32) -> bool {
-        let both = self.0.load(Relaxed);
-        both as u32 == serial || (both >> 32) as u32 == serial
-    }
-
-    fn add(&self, serial: u32) {
-        let last = self.0.load(Relaxed) << 32;
-        // Attempts follow each other; where hedges do not, one of them is lost, which is no harm.
-        self.0.store(last | u64::from(serial), Relaxed);
-    }
-}
-
 /// Sends each request to one of the endpoints of a service. Clones share all state.
 ///
 /// Always ready: waiting, where it is wanted, belongs into the request's future. Fails with
-/// [`Rejection::NoEndpoints`] when there is nobody to ask, with the reason of a closed gate when all are closed and
+/// [`Rejection::NoEndpoints`] when there is nobody to ask, at once or after the time that the configuration says, with the reason of a closed gate when all are closed and
 /// the panic threshold is 0, and else as the endpoint's service does. Dropping a response future gives back its
 /// place among the requests in flight and its permit.
 pub struct Balance<S, G = (), K = HttpClassify> {
@@ -165,10 +167,13 @@ pub struct Balance<S, G = (), K = HttpClassify> {
     picker: Option<Arc<dyn Picker>>,
 }
 
+/// Makes the gate of an endpoint.
+type Gate<G> = dyn Fn(&Endpoint) -> G + Send + Sync;
+
 struct Shared<S, G> {
     service: ServiceName,
     connect: Box<dyn Connect<Service = S>>,
-    gate: Box<dyn Fn(&Endpoint) -> G + Send + Sync>,
+    gate: Box<Gate<G>>,
     config: Live<BalanceConfig>,
     set: ArcSwap<Set<S, G>>,
     round_robin: RoundRobin,
@@ -176,7 +181,7 @@ struct Shared<S, G> {
     replacing: Mutex<()>,
 }
 
-impl<S: Clone, G> Balance<S, G> {
+impl<S: Clone + 'static, G> Balance<S, G> {
     /// A balancer over the endpoints that `watch` has, with the services that `connect` and the gates that `gate`
     /// makes for each. Without gates: `|_: &Endpoint| ()`.
     pub fn new(
@@ -186,7 +191,7 @@ impl<S: Clone, G> Balance<S, G> {
         gate: impl Fn(&Endpoint) -> G + Send + Sync + 'static,
     ) -> Self {
         let service = watch.service().clone();
-        let set = Set::first(watch, &connect, &gate, &config.get(), Instant::now());
+        let set = Set::first(watch, &connect, &gate, config.get().clone(), Instant::now());
         Self {
             shared: Arc::new(Shared {
                 service,
@@ -204,16 +209,18 @@ impl<S: Clone, G> Balance<S, G> {
 }
 
 impl<S, G, K> Balance<S, G, K> {
-    /// Calls `f` with the gate of each endpoint that is known now, so that its owner can replace its policy.
-    pub fn for_each_gate(&self, mut f: impl FnMut(&G)) {
+    /// Calls `f` with each endpoint that is known now and its gate, so that its owner can replace its policy, or look
+    /// after those that are closed.
+    pub fn for_each_endpoint(&self, mut f: impl FnMut(&Arc<Endpoint>, &G)) {
         // So that no set is made meanwhile from gates that `f` has not seen.
         let _replacing = self
             .shared
             .replacing
             .lock()
             .expect("nothing panics under this lock");
-        for node in &self.shared.set.load().nodes {
-            f(&node.state.gate);
+        let set = self.shared.set.load();
+        for Member { endpoint, node, .. } in set.all.members.iter() {
+            f(endpoint, &node.gate);
         }
     }
 
@@ -241,10 +248,10 @@ enum Start<S, G: Admit, B>
 where
     S: Service<http::Request<B>>,
 {
-    Called(Oneshot<S, http::Request<B>>, InFlight<G>),
+    Called(Oneshot<S, http::Request<B>>, InFlight<S, G>),
     Rejected(Rejection),
-    /// The endpoints have never been known, so the request has to wait.
-    Unknown(http::Request<B>, Watch),
+    /// Nobody is known, so the request waits until the endpoints change; at most until then.
+    Waits(http::Request<B>, Watch, Instant),
 }
 
 impl<S: Clone + 'static, G: Admit> Shared<S, G> {
@@ -253,18 +260,23 @@ impl<S: Clone + 'static, G: Admit> Shared<S, G> {
     where
         S: Service<http::Request<B>>,
     {
-        let now = Instant::now();
-        self.refresh(now);
-        let set = self.set.load();
-        if !set.known {
-            return Start::Unknown(request, set.watch.clone());
-        }
-        let extensions = request.extensions();
-        let tried = extensions.get::<Tried>();
-        let deadline = extensions
-            .get::<crate::Context>()
-            .and_then(|context| context.deadline);
+        let now = clock::now();
         let config = self.config.get();
+        self.refresh(&config, now);
+        let set = self.set.load();
+        let context = request.extensions().get::<crate::Context>();
+        let tried = context.and_then(|context| context.tried.as_ref());
+        let deadline = context.and_then(|context| context.deadline);
+        if set.all.members.is_empty() {
+            let wait = match set.known {
+                true => config.empty_wait,
+                false => config.discovery_wait.max(config.empty_wait),
+            };
+            if !wait.is_zero() {
+                let wait = deadline.map_or(wait, |deadline| wait.min(deadline.remaining(now)));
+                return Start::Waits(request, set.watch.clone(), now + wait);
+            }
+        }
         let view = View {
             now,
             config: &config,
@@ -279,27 +291,24 @@ impl<S: Clone + 'static, G: Admit> Shared<S, G> {
             Pick::Weighted => Some(&Weighted),
             Pick::ConsistentHash => Some(&keyed),
         });
-        let crowd = Crowd {
-            candidates: &set.nodes,
-            view: &view,
-            panic_threshold: config.panic_threshold,
-            available: || set.available(now),
-        };
         let mut rng = rand::rng();
-        let picked = match picker {
-            None => crowd.pick(&mut rng),
-            Some(picker) => {
-                let seen = Seen {
-                    set: &set,
-                    view: &view,
-                };
-                let mut chance = rng.clone();
-                let mut candidates = Candidates::new(&seen, &mut chance);
-                let call = Call::of(&request);
-                crowd.pick_proposed(|turn| picker.pick(&mut candidates, &call, turn), &mut rng)
-            }
-        };
-        let (node, permit) = match picked {
+        let call = Call::of(&request);
+        let near = set.near(&view, &mut rng).and_then(|near| {
+            // If nobody near takes it, it is for all.
+            let picked = pick(near, Ratio::ZERO, &view, picker, &call, &mut rng);
+            picked.filter(Result::is_ok)
+        });
+        let picked = near.or_else(|| {
+            pick(
+                &set.all,
+                config.panic_threshold,
+                &view,
+                picker,
+                &call,
+                &mut rng,
+            )
+        });
+        let (Member { node, .. }, permit) = match picked {
             Some(Ok(picked)) => picked,
             Some(Err(rejection)) => return Start::Rejected(rejection),
             None => {
@@ -309,27 +318,53 @@ impl<S: Clone + 'static, G: Admit> Shared<S, G> {
             }
         };
         if let Some(tried) = tried {
-            tried.add(node.state.serial);
+            tried.add(node.serial);
         }
-        let state = Arc::clone(&node.state);
-        let in_flight = InFlight::new(state, permit, now, deadline, self.config.clone());
+        let in_flight = InFlight::new(Arc::clone(node), permit, now, deadline, self.config.clone());
         Start::Called(node.service.clone().oneshot(request), in_flight)
     }
 
-    /// Makes the next set if the snapshot was replaced, unless somebody else is doing it.
-    fn refresh(&self, now: Instant) {
-        if !self.set.load().watch.has_changed() {
+    /// Makes the next set if the snapshot or the configuration was replaced, unless somebody else is doing it.
+    fn refresh(&self, config: &Arc<BalanceConfig>, now: Instant) {
+        if !self.set.load().is_outdated(config) {
             return;
         }
         let Ok(_replacing) = self.replacing.try_lock() else {
             return;
         };
         let set = self.set.load();
-        if set.watch.has_changed() {
-            let next = set.next(&*self.connect, &*self.gate, &self.config.get(), now);
+        if set.is_outdated(config) {
+            let next = set.next(&*self.connect, &*self.gate, Arc::clone(config), now);
             self.set.store(Arc::new(next));
         }
     }
+}
+
+/// Who takes a request, with the permit.
+type Chosen<'a, 'v, S, G> = Picked<'a, Member<S, G>, View<'v>>;
+
+/// Picks one of `group`, by `picker` or else the better of two.
+fn pick<'a, 'v, S, G: Admit>(
+    group: &'a Group<S, G>,
+    panic_threshold: Ratio,
+    view: &'a View<'v>,
+    picker: Option<&dyn Picker>,
+    call: &Call<'_>,
+    rng: &mut ThreadRng,
+) -> Option<Result<Chosen<'a, 'v, S, G>, Rejection>> {
+    let crowd = Crowd {
+        candidates: &group.members,
+        view,
+        panic_threshold,
+        available: || group.available(view.now),
+    };
+    let Some(picker) = picker else {
+        return crowd.pick(rng);
+    };
+    let seen = Seen { group, view };
+    let mut chance = rng.clone();
+    let mut candidates = Candidates::new(&seen, &mut chance);
+    crowd.pick_proposed(|turn| picker.pick(&mut candidates, call, turn), rng)
 }
 
 impl<S, G, K, B> Service<http::Request<B>> for Balance<S, G, K>

@@ -5,7 +5,7 @@
 
 use rand::{Rng, RngExt};
 
-use super::load::Cost;
+use super::{chunked::Chunked, load::Cost};
 use crate::{Rejection, policy::Ratio};
 
 /// What the pick wants to know of an endpoint, at the moment and for the call that `V` is about.
@@ -44,7 +44,7 @@ pub(super) const TURNS: usize = 16;
 /// - `None`: there are no candidates at all.
 /// - An error, the reason of one closed gate: all are closed, and the threshold is 0.
 pub(super) struct Crowd<'a, C, V, F> {
-    pub(super) candidates: &'a [C],
+    pub(super) candidates: &'a Chunked<C>,
     pub(super) view: &'a V,
     pub(super) panic_threshold: Ratio,
     /// How many of the candidates are available; may be a little old.
@@ -110,7 +110,7 @@ impl<'a, C: Candidate<V>, V, F: Fn() -> usize> Crowd<'a, C, V, F> {
         }
         let mut panic = None;
         for turn in 0..TURNS {
-            let candidate = &candidates[propose(turn) % candidates.len()];
+            let candidate = candidates.get(propose(turn) % candidates.len());
             // Where all are new, the careful way takes one of them.
             if candidate.was_tried(view) || candidate.hesitates(view, rng) {
                 continue;
@@ -134,7 +134,7 @@ impl<'a, C: Candidate<V>, V, F: Fn() -> usize> Crowd<'a, C, V, F> {
 
 /// The careful way, where one of the two that chance proposed will not do.
 fn pick_among_all<'a, C: Candidate<V>, V>(
-    candidates: &'a [C],
+    candidates: &'a Chunked<C>,
     view: &V,
     panic_threshold: Ratio,
     rng: &mut impl Rng,
@@ -149,7 +149,7 @@ fn pick_among_all<'a, C: Candidate<V>, V>(
     let (better, worse) = by_cost(first, second, view, rng);
     let mut reason = None;
     // The others are asked only if somebody was quicker to take the last permits of the two.
-    for candidate in [better, worse].into_iter().chain(candidates) {
+    for candidate in [better, worse].into_iter().chain(candidates.iter()) {
         match candidate.admit(view) {
             Ok(permit) => return Some(Ok((candidate, Some(permit)))),
             Err(_) if panic => break,
@@ -183,17 +183,17 @@ fn by_cost<'a, C: Candidate<V>, V>(
 }
 
 /// Two different ones, each pair equally likely.
-fn two<'a, C>(candidates: &'a [C], rng: &mut impl Rng) -> Option<(&'a C, &'a C)> {
+fn two<'a, C>(candidates: &'a Chunked<C>, rng: &mut impl Rng) -> Option<(&'a C, &'a C)> {
     let others = candidates.len().checked_sub(1).filter(|n| *n > 0)?;
     let first = rng.random_range(0..=others);
     let second = rng.random_range(0..others);
     let second = second + usize::from(second >= first);
-    Some((&candidates[first], &candidates[second]))
+    Some((candidates.get(first), candidates.get(second)))
 }
 
 /// Two different ones for which `wanted` holds, or the same one twice if there is no other. Reservoir sampling.
 fn sample<'a, C>(
-    candidates: &'a [C],
+    candidates: &'a Chunked<C>,
     wanted: impl Fn(&C) -> bool,
     rng: &mut impl Rng,
 ) -> Option<(&'a C, &'a C)> {
@@ -291,7 +291,10 @@ mod tests {
 
     type Picked<'a> = Option<Result<super::Picked<'a, Fake, ()>, Rejection>>;
 
-    fn crowd(fakes: &[Fake], panic_threshold: Ratio) -> Crowd<'_, Fake, (), impl Fn() -> usize> {
+    fn crowd(
+        fakes: &Chunked<Fake>,
+        panic_threshold: Ratio,
+    ) -> Crowd<'_, Fake, (), impl Fn() -> usize> {
         Crowd {
             candidates: fakes,
             view: &(),
@@ -300,11 +303,11 @@ mod tests {
         }
     }
 
-    fn pick<'a>(fakes: &'a [Fake], panic_threshold: Ratio, rng: &mut StdRng) -> Picked<'a> {
+    fn pick<'a>(fakes: &'a Chunked<Fake>, panic_threshold: Ratio, rng: &mut StdRng) -> Picked<'a> {
         crowd(fakes, panic_threshold).pick(rng)
     }
 
-    fn counts(fakes: &[Fake], panic_threshold: Ratio, picks: usize) -> Vec<usize> {
+    fn counts(fakes: &Chunked<Fake>, panic_threshold: Ratio, picks: usize) -> Vec<usize> {
         let mut rng = StdRng::seed_from_u64(7);
         let mut counts = vec![0; fakes.len()];
         for _ in 0..picks {
@@ -318,6 +321,7 @@ mod tests {
     #[test]
     fn the_most_loaded_of_three_is_never_better_than_another() {
         let fakes = [1.0, 2.0, 3.0].map(|load| fake(u32::MAX, load, false));
+        let fakes = Chunked::from_iter(fakes);
         let counts = counts(&fakes, HALF, 9000);
         assert_eq!(counts[2], 0);
         // The best is in two of the three pairs.
@@ -326,7 +330,7 @@ mod tests {
 
     #[test]
     fn equals_share_evenly() {
-        let fakes = [(); 4].map(|()| fake(u32::MAX, 1.0, false));
+        let fakes = Chunked::from_iter([(); 4].map(|()| fake(u32::MAX, 1.0, false)));
         for count in counts(&fakes, HALF, 8000) {
             assert!((1850..2150).contains(&count), "{count}");
         }
@@ -336,8 +340,9 @@ mod tests {
     fn one_that_hesitates_gets_its_part_of_a_share_and_all_of_it_if_nobody_else_is_there() {
         let mut fakes = [(); 4].map(|()| fake(u32::MAX, 1.0, false));
         fakes[0].ramp = 0.4;
+        let some = Chunked::from_iter(fakes.clone());
         // 0.4 of a quarter; and where each is proposed in turn, 0.4 beside three times 1.
-        let by_two = counts(&fakes, HALF, 10_000);
+        let by_two = counts(&some, HALF, 10_000);
         assert!((900..1100).contains(&by_two[0]), "{by_two:?}");
         let mut rng = StdRng::seed_from_u64(7);
         let mut next = 0;
@@ -347,14 +352,15 @@ mod tests {
                 next += 1;
                 next
             };
-            let picked = crowd(&fakes, HALF).pick_proposed(propose, &mut rng);
-            proposed += usize::from(std::ptr::eq(picked.unwrap().unwrap().0, &fakes[0]));
+            let picked = crowd(&some, HALF).pick_proposed(propose, &mut rng);
+            proposed += usize::from(std::ptr::eq(picked.unwrap().unwrap().0, some.get(0)));
         }
         assert!((1076..1276).contains(&proposed), "{proposed}");
 
         for fake in &mut fakes {
             fake.ramp = 0.0;
         }
+        let fakes = Chunked::from_iter(fakes);
         for count in counts(&fakes, HALF, 8000) {
             assert!((1850..2150).contains(&count), "{count}");
         }
@@ -365,6 +371,7 @@ mod tests {
     #[test]
     fn when_too_few_are_available_all_are_used() {
         let fakes = [u32::MAX, 0, 0].map(|permits| fake(permits, 1.0, false));
+        let fakes = Chunked::from_iter(fakes);
         assert!(counts(&fakes, HALF, 300).iter().all(|count| *count > 50));
         assert_eq!(counts(&fakes, Ratio::new(0.33).unwrap(), 300), [300, 0, 0]);
     }
@@ -372,24 +379,24 @@ mod tests {
     #[test]
     fn without_a_panic_threshold_the_reason_of_a_closed_gate_is_given() {
         let mut rng = StdRng::seed_from_u64(7);
-        let fakes = [fake(0, 1.0, false), fake(0, 2.0, true)];
+        let fakes = Chunked::from_iter([fake(0, 1.0, false), fake(0, 2.0, true)]);
         let picked = pick(&fakes, Ratio::ZERO, &mut rng).unwrap();
         assert_eq!(picked.unwrap_err(), CLOSED);
-        assert!(pick(&[], Ratio::ZERO, &mut rng).is_none());
+        assert!(pick(&Chunked::empty(), Ratio::ZERO, &mut rng).is_none());
     }
 
     #[test]
     fn half_of_ten_thousand_gates_closed_or_more_does_not_make_a_pick_look_at_all() {
         for open_every in [1, 2, 10] {
             let open = |n| if n % open_every == 0 { u32::MAX } else { 0 };
-            let fakes: Vec<_> = (0..10_000).map(|n| fake(open(n), 1.0, false)).collect();
+            let fakes: Chunked<_> = (0..10_000).map(|n| fake(open(n), 1.0, false)).collect();
             let counts = counts(&fakes, HALF, 20_000);
             let asked: u32 = fakes.iter().map(|fake| fake.asked.get()).sum();
             // Two good ones are all but sure to be among 32 when half of them are.
             assert!(asked < 20_000 * 20, "{asked} for {open_every}");
             let closed = counts
                 .iter()
-                .zip(&fakes)
+                .zip(fakes.iter())
                 .filter(|(_, f)| f.permits.get() == 0);
             let used: usize = closed.map(|(count, _)| count).sum();
             match open_every {
@@ -408,10 +415,10 @@ mod tests {
             panic_threshold in (0u8..=4).prop_map(|n| Ratio::new(f64::from(n) / 4.0).unwrap()),
             seed: u64,
         ) {
-            let fakes: Vec<_> = fakes.into_iter().map(|(p, l, t)| fake(p, l, t)).collect();
+            let before: Vec<_> = fakes.into_iter().map(|(p, l, t)| fake(p, l, t)).collect();
+            let fakes = Chunked::from_iter(before.clone());
             let available = fakes.iter().filter(|f| f.permits.get() > 0).count();
             let panic = (available as f64) < fakes.len() as f64 * panic_threshold.get();
-            let before = fakes.clone();
             let usable = |f: &Fake| panic || f.permits.get() > 0;
             let mut rng = StdRng::seed_from_u64(seed);
             let picked = match proposed {

@@ -23,7 +23,7 @@ impl Table {
             watch,
             &|_: &Endpoint| (),
             &|_: &Endpoint| (),
-            &config,
+            Arc::new(config),
             Instant::now(),
         ))
     }
@@ -40,7 +40,7 @@ impl Table {
             tried: None,
         };
         let seen = Seen {
-            set: &self.0,
+            group: &self.0.all,
             view: &view,
         };
         let mut request = Request::new(());
@@ -154,7 +154,7 @@ proptest! {
         for (before, key) in keys.into_iter().enumerate() {
             let picked = table.pick(&Keyed(slack), Some(HashKey::of(&[key])), &mut rng);
             let index = names.iter().position(|name| *name == picked).unwrap();
-            let load = &table.0.nodes[index].state.load;
+            let load = &table.0.all.members.get(index).node.load;
             load.enter();
             let share = (before + 1) as f64 * f64::from(weights[index]) / f64::from(total);
             let most = (share * (1.0 + slack.get())).ceil();

@@ -5,10 +5,13 @@
 //! has one point there, and a key looks from several places: Appleton, O'Reilly, "Multi-probe consistent hashing",
 //! 2015 (arXiv:1505.00062), which is as even as many points for each endpoint and needs no large table.
 
-use std::fmt;
+use std::{fmt, iter, sync::Arc};
 
 use super::picker::{Call, Candidates, Picker};
-use crate::{endpoint::Endpoint, policy::Ratio};
+use crate::{
+    endpoint::{Endpoint, beside},
+    policy::Ratio,
+};
 
 /// From how many places a key looks for the nearest endpoint.
 const PROBES: u64 = 21;
@@ -18,15 +21,38 @@ const STEPS: usize = 256;
 /// Where an endpoint stands on the ring, and its index in the set.
 pub(super) type Point = (u64, u32);
 
-/// The points of `endpoints`, in the order of the ring. They depend on the ids only, so all processes agree.
-pub(super) fn ring<'a>(endpoints: impl Iterator<Item = &'a Endpoint>) -> Box<[Point]> {
-    let point = |(index, endpoint): (usize, &Endpoint)| {
-        let place = HashKey::of(endpoint.id.as_str().as_bytes()).0;
-        (place, index as u32)
-    };
-    let mut points: Box<[_]> = endpoints.enumerate().map(point).collect();
-    points.sort_unstable();
-    points
+/// The points of the endpoints `new`, in the order of the ring, where `points` are those of `old`: only newcomers are
+/// hashed and sorted. The points depend on the ids only, so all processes agree.
+pub(super) fn after<'a>(
+    points: &[Point],
+    old: impl Iterator<Item = &'a Arc<Endpoint>>,
+    new: impl Iterator<Item = &'a Arc<Endpoint>>,
+) -> Box<[Point]> {
+    const GONE: u32 = u32::MAX;
+    let mut moved = vec![GONE; points.len()];
+    let mut newcomers = Vec::new();
+    for (index, (endpoint, place)) in beside(new, old).enumerate() {
+        match place {
+            Some(place) => moved[place] = index as u32,
+            None => {
+                let place = HashKey::of(endpoint.id.as_str().as_bytes()).0;
+                newcomers.push((place, index as u32));
+            }
+        }
+    }
+    newcomers.sort_unstable();
+    let mut newcomers = newcomers.into_iter().peekable();
+    let mut ring = Vec::with_capacity(points.len() + newcomers.len());
+    for (place, index) in points {
+        let index = moved[*index as usize];
+        if index != GONE {
+            let before = |newcomer: &Point| *newcomer < (*place, index);
+            ring.extend(iter::from_fn(|| newcomers.next_if(before)));
+            ring.push((*place, index));
+        }
+    }
+    ring.extend(newcomers);
+    ring.into()
 }
 
 /// Which requests belong together, in the extensions of a request: those with the same key go to the same endpoint
@@ -46,7 +72,7 @@ impl HashKey {
 }
 
 /// The finalizer of SplitMix64: each bit of the input decides about each bit of the output.
-fn mix(mut x: u64) -> u64 {
+pub(super) fn mix(mut x: u64) -> u64 {
     x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     x ^ (x >> 31)

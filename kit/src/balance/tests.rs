@@ -1,3 +1,5 @@
+mod locality;
+
 use std::{
     collections::HashMap,
     future::{pending, ready},
@@ -109,7 +111,7 @@ impl World {
     fn new(addresses: &[&'static str], peer: impl Connect<Service = Peer>) -> Self {
         let mut world = Self::unknown(peer);
         world.endpoints(addresses);
-        world.balance.shared.refresh(Instant::now());
+        world.refresh();
         world
     }
 
@@ -119,6 +121,11 @@ impl World {
             ..BalanceConfig::default()
         });
         self
+    }
+
+    fn refresh(&self) {
+        let shared = &self.balance.shared;
+        shared.refresh(&shared.config.get(), Instant::now());
     }
 
     fn endpoints(&mut self, addresses: &[&'static str]) {
@@ -140,7 +147,8 @@ impl World {
 
     fn in_flight(&self) -> u32 {
         let set = self.balance.shared.set.load();
-        set.nodes.iter().map(|n| n.state.load.in_flight()).sum()
+        let loads = set.all.members.iter().map(|member| &member.node.load);
+        loads.map(|load| load.in_flight()).sum()
     }
 
     fn permits(&self) -> i32 {
@@ -252,6 +260,79 @@ async fn nobody_waits_for_ever_for_the_endpoints_to_be_known() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn where_it_is_wanted_a_request_waits_for_an_endpoint_and_not_for_ever() {
+    let mut world = World::new(&[], answer);
+    world.balance.shared.config.set(BalanceConfig {
+        empty_wait: Duration::from_secs(3),
+        ..BalanceConfig::default()
+    });
+    let mut call = task::spawn(world.call(Request::new(())));
+    assert_pending!(call.poll());
+    // Another answer that nobody is there does not end the wait, nor make it longer.
+    advance(Duration::from_secs(2)).await;
+    world.endpoints(&[]);
+    assert_pending!(call.poll());
+    world.endpoints(&["a:1"]);
+    assert!(call.is_woken());
+    assert_eq!(assert_ready_ok!(call.poll()).into_body(), "a:1");
+
+    world.endpoints(&[]);
+    let start = Instant::now();
+    let call = world.call(Request::new(()));
+    let mut request = Request::new(());
+    *context::Context::of_mut(request.extensions_mut()) =
+        context::Context::with_timeout(Duration::from_secs(1));
+    let hurried = world.call(request);
+    for (call, seconds) in [(hurried, 1), (call, 3)] {
+        let error = call.await.unwrap_err();
+        assert!(matches!(
+            Rejection::find(&*error),
+            Some(Rejection::NoEndpoints { .. })
+        ));
+        assert_eq!(start.elapsed().as_secs(), seconds);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_says_when_to_come_back_is_left_alone_until_then() {
+    // By HTTP, and by gRPC in trailers without a message.
+    for (status, headers) in [
+        (503, vec![("retry-after", "60")]),
+        (
+            200,
+            vec![("grpc-status", "14"), ("grpc-retry-pushback-ms", "60000")],
+        ),
+    ] {
+        let mut world = World::new(&["busy:1", "well:1"], move |endpoint: &Endpoint| {
+            let is_busy = endpoint.address.host() == "busy";
+            let address = endpoint.address.clone();
+            let headers = headers.clone();
+            BoxCloneSyncService::new(service_fn(move |_: Request<()>| {
+                let mut response = Response::new(address.clone());
+                if is_busy {
+                    *response.status_mut() = http::StatusCode::from_u16(status).unwrap();
+                    for (name, value) in &headers {
+                        response
+                            .headers_mut()
+                            .insert(*name, http::HeaderValue::from_static(value));
+                    }
+                }
+                async move {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    Ok(response)
+                }
+            }))
+        });
+        let mut asked = 0;
+        for _ in 0..1100 {
+            asked += u32::from(world.ask().await.unwrap() == "busy:1");
+        }
+        // In 55 seconds it was asked once, when nothing was known.
+        assert_eq!(asked, 1, "{status}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn dropping_a_future_at_any_point_gives_back_its_place_and_its_permit() {
     let mut world = World::new(&["a:1"], silence);
     for polls in 0..3 {
@@ -317,7 +398,7 @@ async fn a_retried_request_goes_to_endpoints_that_it_was_not_tried_at() {
         let mut asked = Vec::new();
         for _ in 0..3 {
             let mut request = Request::new(());
-            request.extensions_mut().insert(tried.clone());
+            context::Context::of_mut(request.extensions_mut()).tried = Some(tried.clone());
             asked.push(world.call(request).await.unwrap().into_body());
         }
         asked.sort_by_key(ToString::to_string);
@@ -331,7 +412,7 @@ async fn a_retried_request_goes_to_the_same_endpoint_if_there_is_no_other() {
     let tried = Tried::default();
     for _ in 0..3 {
         let mut request = Request::new(());
-        request.extensions_mut().insert(tried.clone());
+        context::Context::of_mut(request.extensions_mut()).tried = Some(tried.clone());
         assert_eq!(world.call(request).await.unwrap().into_body(), "a:1");
     }
 }
@@ -377,7 +458,7 @@ async fn gates_the_panic_threshold_and_earlier_tries_hold_for_all_pickers() {
             let mut asked = Vec::new();
             for _ in 0..2 {
                 let mut request = keyed(key);
-                request.extensions_mut().insert(tried.clone());
+                context::Context::of_mut(request.extensions_mut()).tried = Some(tried.clone());
                 asked.push(world.call(request).await.unwrap().into_body());
             }
             asked.sort_by_key(ToString::to_string);
@@ -467,7 +548,7 @@ async fn share_of_a_newcomer(pick: Pick, slow_start: Duration, before: Duration)
         world.ask().await.unwrap();
     }
     world.endpoints(&["a:1", "b:1", "c:1"]);
-    world.balance.shared.refresh(Instant::now());
+    world.refresh();
     advance(before).await;
     let mut count = 0;
     for n in 0..2000 {

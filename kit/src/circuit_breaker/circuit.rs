@@ -1,21 +1,12 @@
 //! A circuit that many share: the machine behind a lock, and one atomic word of it for those who only pass.
 
-use std::{
-    fmt,
-    sync::{
-        Arc, Mutex, MutexGuard,
-        atomic::{
-            AtomicBool, AtomicU64,
-            Ordering::{Acquire, Relaxed, Release},
-        },
-    },
-    time::Duration,
-};
+use std::{fmt, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
 use super::{
     config::CircuitBreakerConfig,
+    fleet::{Fleet, Member},
     machine::{Machine, State, Ticket, Transition, has_room},
 };
 use crate::{
@@ -23,6 +14,13 @@ use crate::{
     event::{Event, SharedObserver},
     policy::{Admit, Column, Live, Permit, Window},
     rejection::Rejection,
+    sync::{
+        Mutex, MutexGuard,
+        atomic::{
+            AtomicBool, AtomicU64,
+            Ordering::{Acquire, Relaxed, Release},
+        },
+    },
 };
 
 /// Where a circuit stands.
@@ -49,6 +47,8 @@ pub struct Circuit {
 struct Shared {
     name: Arc<str>,
     observer: SharedObserver,
+    /// `None` where it stands alone.
+    member: Option<Member>,
     epoch: Instant,
     settings: Live<Settings>,
     machine: Mutex<Machine>,
@@ -94,11 +94,33 @@ impl Circuit {
         config: CircuitBreakerConfig,
         observer: SharedObserver,
     ) -> Self {
+        Self::of(name.into(), config, observer, None)
+    }
+
+    /// A closed circuit that opens only where not too many of `fleet` are open
+    /// ([`max_ejected`](CircuitBreakerConfig::max_ejected)), until its last clone and last call are dropped. Its
+    /// events are heard by the fleet's observer.
+    pub fn in_fleet(
+        name: impl Into<Arc<str>>,
+        config: CircuitBreakerConfig,
+        fleet: &Fleet,
+    ) -> Self {
+        let observer = Arc::clone(fleet.observer());
+        Self::of(name.into(), config, observer, Some(fleet.join()))
+    }
+
+    fn of(
+        name: Arc<str>,
+        config: CircuitBreakerConfig,
+        observer: SharedObserver,
+        member: Option<Member>,
+    ) -> Self {
         let epoch = Instant::now();
         Self {
             shared: Arc::new(Shared {
-                name: name.into(),
+                name,
                 observer,
+                member,
                 epoch,
                 settings: Live::new(Settings {
                     config,
@@ -147,6 +169,46 @@ impl Circuit {
         machine.set_threshold(config.consecutive_failures);
         shared.publish(&machine, &config);
     }
+
+    /// Begins to ask the peer in another way than through calls, such as for its health. `None` while the circuit is
+    /// closed: there is nothing to find out.
+    pub fn examine(&self) -> Option<Examination> {
+        let word = self.shared.word.load(Acquire);
+        (code(word) != Code::Closed).then(|| Examination {
+            shared: Arc::clone(&self.shared),
+            generation: word >> 2,
+        })
+    }
+}
+
+/// A question to the peer of a [`Circuit`] that is not closed, see [`Circuit::examine`]. Dropping it changes nothing.
+#[must_use = "a question whose answer nobody tells changes nothing"]
+pub struct Examination {
+    shared: Arc<Shared>,
+    generation: u64,
+}
+
+impl Examination {
+    /// The peer is well: the circuit closes, unless it has gone from one state to another meanwhile. How often it
+    /// opened is not forgotten by that.
+    pub fn passed(self, now: Instant) {
+        let shared = &self.shared;
+        let transition = {
+            let mut machine = shared.lock();
+            let transition = machine.revive(self.generation, now);
+            shared.settle(transition, &machine);
+            transition
+        };
+        shared.tell(transition);
+    }
+}
+
+impl fmt::Debug for Examination {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Examination")
+            .field(&self.shared.name)
+            .finish()
+    }
 }
 
 fn window(config: &CircuitBreakerConfig, epoch: Instant) -> Option<Arc<Window>> {
@@ -186,6 +248,20 @@ impl Shared {
         self.word.store(word, Release);
     }
 
+    /// Does, under the lock, what a transition entails.
+    fn settle(&self, transition: Option<Transition>, machine: &Machine) {
+        let settings = self.settings.get();
+        if transition == Some(Transition::Closed) {
+            if let Some(window) = &settings.window {
+                window.clear();
+            }
+            if let Some(member) = &self.member {
+                member.restore();
+            }
+        }
+        self.publish(machine, &settings.config);
+    }
+
     /// Tells the observer, outside the lock.
     fn tell(&self, transition: Option<Transition>) {
         let circuit = &*self.name;
@@ -194,8 +270,12 @@ impl Shared {
             Some(Transition::Opened(open_for)) => Event::CircuitOpened { circuit, open_for },
             Some(Transition::HalfOpened) => Event::CircuitHalfOpened { circuit },
             Some(Transition::Closed) => Event::CircuitClosed { circuit },
+            Some(Transition::Spared) => Event::CircuitSpared { circuit },
         };
         self.observer.observe(event);
+        if let (Some(Transition::Closed), Some(member)) = (transition, &self.member) {
+            member.tell_restored();
+        }
     }
 
     /// How long the circuit stays as it is, as far as the published words tell; zero when that is over.
@@ -236,12 +316,19 @@ impl Shared {
         Ok(ticket)
     }
 
-    fn succeed(&self, ticket: Ticket, now: Instant) {
+    /// The call that was admitted at `since` was answered as it should be.
+    fn succeed(&self, ticket: Ticket, since: Instant, now: Instant) {
+        let closed = ticket.generation << 2 | Code::Closed as u64;
+        if !ticket.probe && self.word.load(Acquire) != closed {
+            return;
+        }
+        let settings = self.settings.get();
+        let took = now.saturating_duration_since(since);
+        if settings.config.slow_call.is_some_and(|slow| took > slow) {
+            return self.fail(ticket, true, now);
+        }
         if !ticket.probe {
-            if self.word.load(Acquire) != ticket.generation << 2 | Code::Closed as u64 {
-                return;
-            }
-            if let Some(window) = &self.settings.get().window {
+            if let Some(window) = &settings.window {
                 window.add(now, Column::Left);
             }
             if !self.failing.load(Relaxed) {
@@ -250,20 +337,15 @@ impl Shared {
         }
         let transition = {
             let mut machine = self.lock();
-            let settings = self.settings.get();
-            let transition = machine.succeed(ticket, &settings.config);
-            if transition == Some(Transition::Closed)
-                && let Some(window) = &settings.window
-            {
-                window.clear();
-            }
-            self.publish(&machine, &settings.config);
+            let transition = machine.succeed(ticket, now, &self.settings.get().config);
+            self.settle(transition, &machine);
             transition
         };
         self.tell(transition);
     }
 
     fn fail(&self, ticket: Ticket, counts: bool, now: Instant) {
+        let mut ejected = None;
         let transition = {
             let mut machine = self.lock();
             let settings = self.settings.get();
@@ -275,18 +357,29 @@ impl Shared {
                 }
                 _ => false,
             };
+            let may_open = || match &self.member {
+                Some(member) if member.eject(settings.config.max_ejected) => {
+                    ejected = Some(member);
+                    true
+                }
+                Some(_) => false,
+                None => true,
+            };
             let transition = machine.fail(
                 ticket,
-                counts,
-                rate_broken,
+                (counts, rate_broken),
+                may_open,
                 now,
                 &settings.config,
                 &mut rand::rng(),
             );
-            self.publish(&machine, &settings.config);
+            self.settle(transition, &machine);
             transition
         };
         self.tell(transition);
+        if let Some(member) = ejected {
+            member.tell_ejected();
+        }
     }
 
     fn cancel(&self, ticket: Ticket) {
@@ -312,6 +405,7 @@ impl Admit for Circuit {
         let ticket = self.shared.admit(now)?;
         Ok(CircuitPermit {
             call: Some((Arc::clone(&self.shared), ticket)),
+            since: now,
         })
     }
 }
@@ -329,6 +423,7 @@ impl fmt::Debug for Circuit {
 /// to another one.
 pub struct CircuitPermit {
     call: Option<(Arc<Shared>, Ticket)>,
+    since: Instant,
 }
 
 impl Permit for CircuitPermit {
@@ -338,7 +433,7 @@ impl Permit for CircuitPermit {
         };
         match outcome {
             // A caller that asks for nonsense is told so by a peer that is well.
-            Outcome::Success | Outcome::CallerFault => circuit.succeed(ticket, now),
+            Outcome::Success | Outcome::CallerFault => circuit.succeed(ticket, self.since, now),
             Outcome::Failure => circuit.fail(ticket, true, now),
             // A peer that says so is alive, so this is no failure in a row; but it should be asked less.
             Outcome::Overload => circuit.fail(ticket, false, now),

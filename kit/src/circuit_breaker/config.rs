@@ -17,17 +17,29 @@ pub struct CircuitBreakerConfig {
     pub consecutive_failures: NonZeroU32,
     /// So does a success rate that is too low. `None` counts no rate. Default: see [`SuccessRate`].
     pub success_rate: Option<SuccessRate>,
-    /// How long it stays open the first time; twice as long after each probe that failed, and as long as this
-    /// again once it was closed. Shortened at random by up to a half, so that those who tripped together do not
+    /// An answer that takes longer than this is a failure, whatever it says. `None`: time does not matter. Default
+    /// `None`.
+    #[serde(with = "humantime_serde", skip_serializing_if = "Option::is_none")]
+    pub slow_call: Option<Duration>,
+    /// How long it stays open the first time, and twice as long each time that it opens again, after a probe that
+    /// failed or after it was closed. Shortened at random by up to a half, so that those who tripped together do not
     /// probe together. Default 1 s.
     #[serde(with = "humantime_serde")]
     pub open_for: Duration,
+    /// How long it must be closed for one of its openings to be forgotten, so that the next one is half as long. 0:
+    /// all are forgotten as soon as it is closed. Default 10 s.
+    #[serde(with = "humantime_serde")]
+    pub forget_after: Duration,
     /// The longest that it stays open between two probes. After the same time a probe that has not ended is given
     /// up, and another one is let through. Default 60 s.
     #[serde(with = "humantime_serde")]
     pub max_open_for: Duration,
     /// How many probes must succeed to close it; all may be in flight together. Default 1.
     pub probes: NonZeroU16,
+    /// Of the circuits of one [`Fleet`](super::Fleet), such as those of all endpoints of a client: the share that may
+    /// be open at once. One may be, however few they are. A circuit that stands alone does not look at it. Default
+    /// 0.5.
+    pub max_ejected: Ratio,
 }
 
 impl Default for CircuitBreakerConfig {
@@ -35,9 +47,12 @@ impl Default for CircuitBreakerConfig {
         Self {
             consecutive_failures: NonZeroU32::new(5).expect("not zero"),
             success_rate: Some(SuccessRate::default()),
+            slow_call: None,
             open_for: Duration::from_secs(1),
+            forget_after: Duration::from_secs(10),
             max_open_for: Duration::from_secs(60),
             probes: NonZeroU16::MIN,
+            max_ejected: Ratio::new(0.5).expect("it is from 0 to 1"),
         }
     }
 }

@@ -40,6 +40,8 @@ pub(super) enum Transition {
     Opened(Duration),
     HalfOpened,
     Closed,
+    /// It should have opened, and was not allowed to.
+    Spared,
 }
 
 #[derive(Debug)]
@@ -47,8 +49,10 @@ pub(super) struct Machine {
     state: State,
     /// Grows with each state.
     generation: u64,
-    /// How often it opened since it was last closed.
+    /// How often it opened, as far as that was not forgotten.
     openings: u32,
+    /// Since when it is closed; none of its openings are forgotten before.
+    closed_at: Option<Instant>,
     /// Says when failures in a row are too many. Its durations are not used: failsafe's back-offs know whole seconds
     /// only.
     policy: ConsecutiveFailures<Constant>,
@@ -66,6 +70,7 @@ impl Machine {
             state: State::Closed,
             generation: 0,
             openings: 0,
+            closed_at: None,
             policy: policy(config.consecutive_failures),
             run: 0,
         }
@@ -147,6 +152,7 @@ impl Machine {
     pub(super) fn succeed(
         &mut self,
         ticket: Ticket,
+        now: Instant,
         config: &CircuitBreakerConfig,
     ) -> Option<Transition> {
         if ticket.generation != self.generation {
@@ -168,23 +174,33 @@ impl Machine {
                 if *succeeded < config.probes.get() {
                     return None;
                 }
-                self.policy.revived();
-                self.run = 0;
-                self.openings = 0;
-                self.go(State::Closed);
-                Some(Transition::Closed)
+                Some(self.close(now))
             }
             State::Open { .. } => None,
         }
     }
 
+    /// Somebody who asked in another way, since the state of `generation` began, knows that the peer is well.
+    pub(super) fn revive(&mut self, generation: u64, now: Instant) -> Option<Transition> {
+        let is_ejected = self.state != State::Closed && generation == self.generation;
+        is_ejected.then(|| self.close(now))
+    }
+
+    fn close(&mut self, now: Instant) -> Transition {
+        self.policy.revived();
+        self.run = 0;
+        self.closed_at = Some(now);
+        self.go(State::Closed);
+        Transition::Closed
+    }
+
     /// The peer failed. `counts` says whether this is one more of the failures in a row; `rate_broken`, whether the
-    /// success rate is too low by now.
+    /// success rate is too low by now; `may_open` is asked before a closed circuit opens.
     pub(super) fn fail(
         &mut self,
         ticket: Ticket,
-        counts: bool,
-        rate_broken: bool,
+        (counts, rate_broken): (bool, bool),
+        may_open: impl FnOnce() -> bool,
         now: Instant,
         config: &CircuitBreakerConfig,
         rng: &mut impl Rng,
@@ -204,12 +220,29 @@ impl Machine {
         if !trips {
             return None;
         }
+        if self.state == State::Closed {
+            if !may_open() {
+                return Some(Transition::Spared);
+            }
+            self.forget(now, config.forget_after);
+        }
         let open_for = config.backoff().equal_jitter(self.openings, rng);
         self.openings = self.openings.saturating_add(1);
         self.go(State::Open {
             until: now + open_for,
         });
         Some(Transition::Opened(open_for))
+    }
+
+    /// Forgets one opening for each `after` that it was closed.
+    fn forget(&mut self, now: Instant, after: Duration) {
+        let Some(closed_at) = self.closed_at.take() else {
+            return;
+        };
+        let closed = now.saturating_duration_since(closed_at);
+        let forgotten = closed.as_nanos().checked_div(after.as_nanos());
+        let forgotten = forgotten.map_or(u32::MAX, |n| n.try_into().unwrap_or(u32::MAX));
+        self.openings = self.openings.saturating_sub(forgotten);
     }
 
     /// The call was cancelled: a probe gives its place back.

@@ -13,6 +13,7 @@
 
 mod circuit;
 mod config;
+mod fleet;
 mod machine;
 #[cfg(test)]
 mod tests;
@@ -23,19 +24,20 @@ use std::{
 };
 
 use pin_project_lite::pin_project;
-use tokio::time::Instant;
 use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::{
     BoxError,
     classify::{Classify, HttpClassify},
+    clock,
     policy::{Admit, Permit},
     rejection::ResponseFuture,
 };
 
-pub use circuit::{Circuit, CircuitPermit, CircuitState};
+pub use circuit::{Circuit, CircuitPermit, CircuitState, Examination};
 pub use config::{CircuitBreakerConfig, SuccessRate};
+pub use fleet::Fleet;
 
 /// Puts a circuit in front of all services that it, or a clone of it, builds.
 #[derive(Clone, Debug)]
@@ -101,7 +103,7 @@ where
 
     fn call(&mut self, request: Req) -> Self::Future {
         // Asked here and not in `poll_ready`: a service that is only held ready must not keep a probe's place.
-        let (inner, permit) = match self.circuit.admit(Instant::now()) {
+        let (inner, permit) = match self.circuit.admit(clock::now()) {
             Ok(permit) => (
                 ResponseFuture::called(self.inner.call(request)),
                 Some(permit),
@@ -140,7 +142,7 @@ where
         let result = ready!(this.inner.poll(cx));
         if let Some(permit) = this.permit.take() {
             let verdict = this.classify.classify_result(&result);
-            permit.finish(Instant::now(), verdict.outcome);
+            permit.finish(clock::now(), verdict.outcome);
         }
         Poll::Ready(result)
     }

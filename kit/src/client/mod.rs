@@ -5,11 +5,15 @@
 //! clients, tonic's clients and people with a request of their own can all call through.
 
 mod connection;
+mod health;
+mod live;
 mod outbound;
+mod whole;
 
 use std::{
     fmt,
     future::Future,
+    num::NonZeroUsize,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -22,14 +26,18 @@ use serde::{Deserialize, Serialize};
 use tower_layer::Layer;
 use tower_service::Service;
 
+use self::health::HealthChecks;
 pub use self::{
     connection::{Connection, Connector},
+    health::HealthCheckConfig,
+    live::FixedSetting,
     outbound::{Outbound, OutboundService},
+    whole::{Whole, WholeFuture},
 };
 use crate::{
     Body, BoxError,
-    balance::{Balance, BalanceConfig, Tried},
-    circuit_breaker::{Circuit, CircuitBreakerConfig},
+    balance::{Balance, BalanceConfig},
+    circuit_breaker::{Circuit, CircuitBreakerConfig, Fleet},
     endpoint::{Discovery, Endpoint},
     event::SharedObserver,
     hedge::HedgeConfig,
@@ -52,6 +60,13 @@ pub struct ClientConfig {
     /// How long making a connection may take. Default 1 s.
     #[serde(with = "humantime_serde")]
     pub connect_timeout: Duration,
+    /// An answer that says that it has at most so many bytes is waited for whole: if it breaks off, its attempt has
+    /// failed, and may be made again. A longer one, or a stream of unknown length, counts as answered when its head is
+    /// there. 0: so do all. Default 64 KiB.
+    pub whole_answer: usize,
+    /// How many HTTP/1.1 connections to one endpoint there may be; a call that would need another one is refused at
+    /// once. Default 1024.
+    pub max_connections: NonZeroUsize,
     /// Which calls are made again, and when.
     pub retry: RetryConfig,
     /// When a late call is made a second time, beside the first one, out of the budget of the retries. Default
@@ -60,6 +75,10 @@ pub struct ClientConfig {
     pub hedge: Option<HedgeConfig>,
     /// When an endpoint is left alone: one circuit breaker for each.
     pub circuit_breaker: CircuitBreakerConfig,
+    /// How endpoints whose circuit breaker is open are asked whether they are well, beside the calls that probe
+    /// them. Default `None`: they are not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub health_check: Option<HealthCheckConfig>,
     /// How an endpoint is picked.
     pub balance: BalanceConfig,
 }
@@ -70,9 +89,12 @@ impl Default for ClientConfig {
             timeout: Duration::from_secs(5),
             attempt_timeout: Duration::from_secs(2),
             connect_timeout: Duration::from_secs(1),
+            whole_answer: 64 * 1024,
+            max_connections: NonZeroUsize::new(1024).expect("not zero"),
             retry: RetryConfig::default(),
             hedge: None,
             circuit_breaker: CircuitBreakerConfig::default(),
+            health_check: None,
             balance: BalanceConfig::default(),
         }
     }
@@ -95,27 +117,37 @@ pub struct Client {
 
 type Stack = OutboundService<Endpoints>;
 
-type Endpoints = Balance<Connection<Replay<Body>>, Circuit>;
+type Endpoints = Balance<Whole<Connection<Replay<Body>>>, Circuit>;
 
 /// What replaces the policies of a client while it runs.
 struct Handles {
+    service: ServiceName,
+    /// What it was made with.
+    config: ClientConfig,
     outbound: Outbound,
     endpoints: Endpoints,
     balance: Live<BalanceConfig>,
     circuit_breaker: Live<CircuitBreakerConfig>,
+    _health_checks: Option<HealthChecks>,
 }
 
 impl Client {
     /// A client of `service`, whose instances `discovery` finds. What happens in its layers is told to `observer`.
+    ///
+    /// With [`health_check`](ClientConfig::health_check) it starts a task, which its last clone stops, and so has to
+    /// be made where tokio runs.
     pub fn new(
         discovery: &impl Discovery,
         service: ServiceName,
         config: ClientConfig,
         observer: SharedObserver,
     ) -> Self {
+        let made_with = config.clone();
         let outbound = Outbound::from_config(&config, &service, Arc::clone(&observer));
+        let fleet = Fleet::new(service.clone(), observer);
         let connector = Connector {
             connect_timeout: config.connect_timeout,
+            max_connections: config.max_connections,
         };
         let circuit_breaker = Live::new(config.circuit_breaker);
         let balance = Live::new(config.balance);
@@ -123,22 +155,31 @@ impl Client {
             let (service, circuit_breaker) = (service.clone(), circuit_breaker.clone());
             move |endpoint: &Endpoint| {
                 let name = format!("{service}/{}", endpoint.id);
-                Circuit::new(name, **circuit_breaker.get(), Arc::clone(&observer))
+                Circuit::in_fleet(name, **circuit_breaker.get(), &fleet)
             }
         };
         let endpoints = Balance::new(
             discovery.watch(&service),
             balance.clone(),
-            move |endpoint: &Endpoint| connector.to(endpoint),
+            {
+                let connector = connector.clone();
+                move |endpoint: &Endpoint| Whole::new(connector.to(endpoint), config.whole_answer)
+            },
             circuit,
         );
+        let health_checks = config
+            .health_check
+            .map(|config| HealthChecks::start(config, endpoints.clone(), connector));
         Self {
             stack: outbound.layer(endpoints.clone()),
             handles: Arc::new(Handles {
+                service,
+                config: made_with,
                 outbound,
                 endpoints,
                 balance,
                 circuit_breaker,
+                _health_checks: health_checks,
             }),
         }
     }
@@ -160,7 +201,7 @@ impl Client {
         self.handles.circuit_breaker.set(config);
         self.handles
             .endpoints
-            .for_each_gate(|circuit| circuit.replace(config));
+            .for_each_endpoint(|_, circuit| circuit.replace(config));
     }
 }
 
@@ -173,9 +214,7 @@ impl Service<Request<Body>> for Client {
         self.stack.poll_ready(cx)
     }
 
-    fn call(&mut self, mut request: Request<Body>) -> ResponseFuture {
-        // All attempts carry this one list.
-        request.extensions_mut().insert(Tried::default());
+    fn call(&mut self, request: Request<Body>) -> ResponseFuture {
         ResponseFuture {
             inner: self.stack.call(request),
         }

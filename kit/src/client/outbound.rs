@@ -7,6 +7,7 @@ use tower_layer::Layer;
 
 use super::ClientConfig;
 use crate::{
+    clock::{SharedClock, SharedClockLayer},
     deadline::{
         AttemptTimeout, AttemptTimeoutLayer, DeadlineConfig, DeadlineLayer, DeadlineService,
     },
@@ -46,7 +47,7 @@ pub struct Outbound {
 /// A service inside of [`Outbound`]. It gets requests whose bodies can be sent again,
 /// `http::Request<`[`Replay`](crate::retry::Replay)`<B>>`.
 pub type OutboundService<S> =
-    Metrics<Trace<DeadlineService<Retry<Hedged<Trace<AttemptTimeout<S>>>>>>>;
+    SharedClock<Metrics<Trace<DeadlineService<Retry<Hedged<Trace<AttemptTimeout<S>>>>>>>>;
 
 /// A service with hedging or without it.
 type Hedged<S> = Either<Hedge<S>, S>;
@@ -94,6 +95,8 @@ impl<S> Layer<S> for Outbound {
         let service = retry.layer(service);
         let service = deadline.layer(service);
         let service = trace.layer(service);
-        metrics.layer(service)
+        let service = metrics.layer(service);
+        // The clock is read once for all of them, in each call and each poll.
+        SharedClockLayer.layer(service)
     }
 }

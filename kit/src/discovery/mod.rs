@@ -2,11 +2,15 @@
 //!
 //! A source gives a [`Watch`] of a whole [`Snapshot`](crate::endpoint::Snapshot) of endpoints. There are two:
 //! [`Fixed`], a list, and [`Consul`], followed through blocking queries. [`Source`] is the one of them that the
-//! configuration names. [`Registration`] puts an instance into Consul and keeps it there.
+//! configuration names. [`Registration`] puts an instance into a [`Registry`] and keeps it there.
 
 mod bucket;
 pub mod consul;
+mod discover;
 mod fixed;
+mod kv;
+mod pace;
+mod publish;
 mod registration;
 
 use std::{collections::BTreeMap, fmt};
@@ -16,8 +20,16 @@ use serde::{Deserialize, Deserializer, de};
 
 pub use self::{
     consul::{Consul, ConsulConfig, ConsulError},
+    discover::Changes,
     fixed::Fixed,
-    registration::{Check, Instance, Registered, Registration},
+    kv::{
+        Candidate, DocumentError, Election, ElectionConfig, Following, KeyValue, Leadership, Locks,
+        Policies, Session, Stored, Values, View, follow,
+    },
+    registration::{
+        AddressTag, Answer, Check, CheckConfig, Found, Health, Instance, Registered, Registration,
+        RegistrationConfig, RegistrationError, Registry, Weights,
+    },
 };
 use crate::{
     endpoint::{Discovery, Watch},
@@ -34,6 +46,9 @@ pub struct DiscoveryConfig {
     /// Addresses by service, as `host:port`: a list, or one text with commas between them. Default: empty.
     #[serde(deserialize_with = "addresses_by_service")]
     pub fixed: BTreeMap<ServiceName, Vec<Authority>>,
+    /// Below which key in Consul's store policies are followed while the service runs, such as `kit`: see
+    /// [`Policies`]. Default: none are.
+    pub policies: Option<String>,
 }
 
 /// The source that the configuration names. Clones follow the same watches.
@@ -54,6 +69,12 @@ impl Source {
         config: &DiscoveryConfig,
         observer: SharedObserver,
     ) -> Result<Self, ConsulError> {
+        if config.policies.is_some() && config.consul.is_none() {
+            return Err(ConsulError::Config {
+                field: "policies",
+                rule: "needs an agent: `consul`".to_owned(),
+            });
+        }
         match &config.consul {
             Some(consul) => Consul::new(consul.clone(), observer).map(Self::Consul),
             None => Ok(Self::Fixed(Fixed::new(config.fixed.clone()))),

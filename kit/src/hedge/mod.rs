@@ -34,6 +34,7 @@ use crate::{
     BoxError,
     body::TryClone,
     classify::{Classify, HttpClassify, Outcome, is_idempotent},
+    clock,
     context::Context,
     event::{Event, SharedObserver},
     policy::{Budget, Live, Ratio, Withdrawal},
@@ -186,23 +187,22 @@ where
         self.inner.poll_ready(cx).map_err(Into::into)
     }
 
-    fn call(&mut self, request: Request<B>) -> Self::Future {
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let context = request.extensions().get::<Context>();
         let is_retry = context.is_some_and(|context| context.previous_attempts > 0);
-        let now = Instant::now();
+        let now = clock::now();
         if !is_retry && self.layer.shared.deposits {
             self.layer.shared.budget.deposit(now);
         }
         let hedge = (!is_retry && is_idempotent(&request))
             .then(|| self.layer.shared.delay(now))
             .flatten()
-            .and_then(|delay| Plan::of(&request, delay, &self.inner));
+            .and_then(|delay| Plan::of(&mut request, delay, &self.inner));
         HedgeFuture {
             first: Some(self.inner.call(request)),
             first_failed: None,
             since: now,
-            timer: None,
-            plan: hedge,
+            plan: hedge.map(Box::new),
             second: None,
             layer: self.layer.clone(),
         }
@@ -212,14 +212,19 @@ where
 /// What a second attempt is made from.
 struct Plan<S, B> {
     delay: Duration,
+    /// Armed when the first attempt does not answer at once.
+    timer: Option<Pin<Box<Sleep>>>,
     request: Request<B>,
     /// Not ready: the one that is was called.
     service: S,
 }
 
 impl<S: Clone, B: TryClone> Plan<S, B> {
-    fn of(request: &Request<B>, delay: Duration, service: &S) -> Option<Self> {
+    fn of(request: &mut Request<B>, delay: Duration, service: &S) -> Option<Self> {
         let mut again = Request::new(request.body().try_clone()?);
+        // Both attempts carry one list.
+        let tried = &mut Context::of_mut(request.extensions_mut()).tried;
+        tried.get_or_insert_default();
         *again.method_mut() = request.method().clone();
         *again.uri_mut() = request.uri().clone();
         *again.version_mut() = request.version();
@@ -228,6 +233,7 @@ impl<S: Clone, B: TryClone> Plan<S, B> {
         Context::of_mut(again.extensions_mut()).previous_attempts = 1;
         Some(Self {
             delay,
+            timer: None,
             request: again,
             service: service.clone(),
         })
@@ -242,15 +248,12 @@ pin_project! {
     {
         #[pin]
         first: Option<S::Future>,
-        // How the first attempt failed while the second one is under way.
-        first_failed: Option<Result<S::Response, BoxError>>,
+        // How the first attempt failed while the second one is under way. This and what follows is boxed, because few
+        // calls have it, and all are moved about.
+        first_failed: Option<Box<Result<S::Response, BoxError>>>,
         since: Instant,
-        // Armed when the first attempt does not answer at once.
-        #[pin]
-        timer: Option<Sleep>,
         // None: there will be no second attempt, or there is one already.
-        plan: Option<Plan<S, B>>,
-        // Boxed, because few calls have one, and all are moved about.
+        plan: Option<Box<Plan<S, B>>>,
         second: Option<Pin<Box<Second<S, B>>>>,
         layer: HedgeLayer<C>,
     }
@@ -331,23 +334,22 @@ where
             let result = result.map_err(Into::into);
             let good = is_good(&result);
             if good {
-                shared.latency.record(this.since.elapsed());
+                shared
+                    .latency
+                    .record(clock::now().saturating_duration_since(*this.since));
                 *this.second = None;
             }
             if this.second.is_none() {
                 return Poll::Ready(result);
             }
-            *this.first_failed = Some(result);
+            *this.first_failed = Some(Box::new(result));
         }
-        if let Some(plan) = this.plan.as_ref() {
+        if let Some(plan) = this.plan.as_mut() {
             let at = *this.since + plan.delay;
-            if this.timer.is_none() {
-                this.timer.set(Some(sleep_until(at)));
-            }
-            ready!(this.timer.as_mut().as_pin_mut().expect("armed").poll(cx));
-            this.timer.set(None);
+            let timer = plan.timer.get_or_insert_with(|| Box::pin(sleep_until(at)));
+            ready!(timer.as_mut().poll(cx));
             let plan = this.plan.take().expect("looked at above");
-            let Some(withdrawal) = shared.budget.withdraw(Instant::now()) else {
+            let Some(withdrawal) = shared.budget.withdraw(clock::now()) else {
                 shared.observer.observe(Event::RetryBudgetExhausted);
                 return Poll::Pending;
             };
@@ -365,14 +367,16 @@ where
         if is_good(&result) {
             if this.first.is_some() {
                 // It would have taken longer.
-                shared.latency.record(this.since.elapsed());
+                shared
+                    .latency
+                    .record(clock::now().saturating_duration_since(*this.since));
                 this.first.set(None);
             }
             shared.observer.observe(Event::HedgeWon);
             return Poll::Ready(result);
         }
         match this.first_failed.take() {
-            Some(failed) => Poll::Ready(failed),
+            Some(failed) => Poll::Ready(*failed),
             None => Poll::Pending,
         }
     }

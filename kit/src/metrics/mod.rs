@@ -34,6 +34,7 @@ use tower_service::Service;
 use crate::{
     BoxError, Context, Error,
     classify::{Classify, HttpClassify, Outcome, grpc_code},
+    clock,
     name::{Method, ServiceName},
     rejection::Rejection,
     wire::Wire,
@@ -155,7 +156,7 @@ impl Entered {
         let context = request.extensions().get::<Context>();
         Self {
             recorder,
-            began: Instant::now(),
+            began: clock::now(),
             key: Key {
                 wire: Wire::of(request.headers()),
                 verb: Verb::of(request.method()),
@@ -196,7 +197,8 @@ impl Entered {
 impl Drop for Entered {
     fn drop(&mut self) {
         self.recorder.active().decrement(1.0);
-        self.recorder.record(self.key, self.began.elapsed());
+        let took = clock::now().saturating_duration_since(self.began);
+        self.recorder.record(self.key, took);
     }
 }
 
@@ -279,6 +281,7 @@ mod tests {
             http_method: http::Method::POST,
             http_path: "/create",
             idempotent: false,
+            streaming: false,
             timeout: None,
         };
         let mut response = Wire::Json.error(Rejection::Overloaded { limit: 1 }.into());

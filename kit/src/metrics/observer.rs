@@ -1,13 +1,14 @@
 //! The one that hears of events: each is counted, and what an operator should know is logged.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::SystemTime};
 
-use metrics::{counter, gauge};
+use metrics::{Gauge, counter, gauge};
 use tracing::{debug, info, warn};
 
 use crate::{
     error::Chain,
     event::{Event, Observer, SharedObserver},
+    name::ServiceName,
 };
 
 /// An observer that logs and counts. It has no state of its own, so it does not matter how many there are.
@@ -33,6 +34,35 @@ impl Observer for Telemetry {
                 transition(circuit, "closed");
                 info!(circuit, "circuit closed");
             }
+            Event::CircuitSpared { circuit } => {
+                counter!("kit_circuits_spared_total", "peer_service" => upstream_of(circuit))
+                    .increment(1);
+                // One per failure, just when many fail: the counter is for the operator.
+                debug!(circuit, "circuit kept closed: too many are open");
+            }
+            Event::EndpointEjected {
+                upstream,
+                ejected,
+                total,
+            } => {
+                // Added and taken away, since several clients of this process may call the same upstream.
+                ejections(upstream).increment(1.0);
+                warn!(
+                    upstream = upstream.as_str(),
+                    ejected, total, "endpoint ejected"
+                );
+            }
+            Event::EndpointRestored {
+                upstream,
+                ejected,
+                total,
+            } => {
+                ejections(upstream).decrement(1.0);
+                info!(
+                    upstream = upstream.as_str(),
+                    ejected, total, "endpoint restored"
+                );
+            }
             Event::Retried {
                 previous_attempts,
                 backoff,
@@ -55,6 +85,10 @@ impl Observer for Telemetry {
                 // One per failed call: the counter is for the operator.
                 debug!(outcome = outcome.as_str(), "answered by the fallback");
             }
+            Event::ConcurrencyLimitChanged { limiter, limit } => {
+                gauge!("kit_concurrency_limit", "limiter" => limiter.to_owned()).set(limit as f64);
+                debug!(limiter, limit, "concurrency limit changed");
+            }
             Event::EndpointsChanged {
                 service,
                 total,
@@ -76,6 +110,22 @@ impl Observer for Telemetry {
                     );
                 }
             }
+            Event::EndpointsConfirmed { service } => {
+                let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+                let now = now.map_or(0.0, |since| since.as_secs_f64());
+                confirmed(service, now);
+            }
+            Event::EndpointsExpired { service, age } => {
+                warn!(
+                    upstream = service.as_str(),
+                    ?age,
+                    "the endpoints are too old to be used"
+                );
+            }
+            Event::DiscoveryEnded { service } => {
+                // What is not followed has no age, and no comparison with it holds.
+                confirmed(service, f64::NAN);
+            }
             Event::DiscoveryFailed {
                 service,
                 error,
@@ -85,6 +135,40 @@ impl Observer for Telemetry {
                     .increment(1);
                 warn!(upstream = service.as_str(), error = %Chain(error), ?retry_in, "the registry could not be asked");
             }
+            Event::ConfigRead { key, changed } => {
+                gauge!("kit_config_valid", "key" => key.to_owned()).set(1.0);
+                if changed {
+                    counter!("kit_config_changes_total", "key" => key.to_owned()).increment(1);
+                    info!(key, "configuration changed");
+                }
+            }
+            Event::ConfigRejected { key, error } => {
+                gauge!("kit_config_valid", "key" => key.to_owned()).set(0.0);
+                counter!("kit_config_rejected_total", "key" => key.to_owned()).increment(1);
+                warn!(key, error = %Chain(error), "configuration rejected, the last good one stays");
+            }
+            Event::ConfigFailed {
+                key,
+                error,
+                retry_in,
+            } => {
+                counter!("kit_config_failures_total", "key" => key.to_owned()).increment(1);
+                warn!(key, error = %Chain(error), ?retry_in, "the configuration could not be asked for");
+            }
+            Event::Elected { key, fencing } => {
+                gauge!("kit_leader", "key" => key.to_owned()).set(1.0);
+                counter!("kit_leaderships_total", "key" => key.to_owned()).increment(1);
+                info!(key, fencing, "elected");
+            }
+            Event::Deposed { key } => {
+                gauge!("kit_leader", "key" => key.to_owned()).set(0.0);
+                info!(key, "no longer leading");
+            }
+            Event::ElectionFailed {
+                key,
+                error,
+                retry_in,
+            } => warn!(key, error = %Chain(error), ?retry_in, "election failed"),
             Event::Registered { service, id } => {
                 registration("registered");
                 info!(service = service.as_str(), id = id.as_str(), "registered");
@@ -107,12 +191,26 @@ impl Observer for Telemetry {
 
 /// The label is what stands before the first `/` in the circuit's name, the service: endpoints come and go
 /// without bound.
-fn transition(circuit: &str, to: &'static str) {
+fn upstream_of(circuit: &str) -> String {
     let service = circuit
         .split_once('/')
         .map_or(circuit, |(service, _)| service);
-    counter!("kit_circuit_transitions_total", "peer_service" => service.to_owned(), "to" => to)
+    service.to_owned()
+}
+
+fn transition(circuit: &str, to: &'static str) {
+    counter!("kit_circuit_transitions_total", "peer_service" => upstream_of(circuit), "to" => to)
         .increment(1);
+}
+
+fn ejections(upstream: &ServiceName) -> Gauge {
+    gauge!("kit_endpoints_ejected", "peer_service" => upstream.to_string())
+}
+
+/// A point in time and not an age, which would have to be set again and again to be true.
+fn confirmed(service: &ServiceName, at: f64) {
+    gauge!("kit_endpoints_confirmed_timestamp_seconds", "peer_service" => service.to_string())
+        .set(at);
 }
 
 fn registration(result: &'static str) {

@@ -75,6 +75,23 @@ fn describe() {
             "kit_endpoints",
             "Instances of a service that discovery knows.",
         ),
+        (
+            "kit_concurrency_limit",
+            "How many requests may be in flight, where the limit adapts itself.",
+        ),
+        (
+            "kit_endpoints_ejected",
+            "Instances of an upstream whose circuit breaker is not closed.",
+        ),
+        (
+            "kit_config_valid",
+            "1 if what the registry has under a key is in use, 0 if it was rejected.",
+        ),
+        ("kit_leader", "1 while this process leads."),
+        (
+            "kit_endpoints_confirmed_timestamp_seconds",
+            "When discovery was last told how the instances of a service are, in seconds since 1970.",
+        ),
         ("kit_ready", "1 while /readyz answers 200, else 0."),
         ("kit_connections", "Open connections."),
         (
@@ -116,12 +133,32 @@ fn describe() {
             "Transitions of circuit breakers, by the state they went to.",
         ),
         (
+            "kit_circuits_spared_total",
+            "Failures that did not open a circuit breaker because too many of its upstream are open.",
+        ),
+        (
             "kit_endpoint_changes_total",
             "Instances that came and went.",
         ),
         (
             "kit_discovery_failures_total",
             "Times that the registry could not be asked.",
+        ),
+        (
+            "kit_config_changes_total",
+            "Configurations out of the registry that were applied.",
+        ),
+        (
+            "kit_config_rejected_total",
+            "Configurations in the registry that could not be used.",
+        ),
+        (
+            "kit_config_failures_total",
+            "Times that the registry could not be asked for a configuration.",
+        ),
+        (
+            "kit_leaderships_total",
+            "Times that this process was elected.",
         ),
         (
             "kit_registrations_total",

@@ -3,18 +3,13 @@
 //! A bound per call multiplies: three hops that try three times each are 27 calls. A bound on the share of retries
 //! holds whatever fails: tower and Finagle keep it as tokens over a window, as is done here.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::{Column, Ratio, Tick, Window};
+use crate::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// How many retries a [`Budget`] allows.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -25,8 +20,8 @@ pub struct BudgetConfig {
     /// The time over which calls and retries count, to a tenth of it. Default 10 s.
     #[serde(with = "humantime_serde")]
     pub window: Duration,
-    /// Retries that are allowed beside those, per second, for clients that call seldom; a whole window's worth may
-    /// be used at once. Default 3.
+    /// Retries that are allowed in any case, per second, for clients that call seldom: where the share is less than
+    /// this, this counts in its place. A whole window's worth may be used at once. Default 3.
     pub floor: u32,
 }
 
@@ -102,7 +97,7 @@ impl Budget {
         let ratio = f64::from_bits(self.shared.ratio.load(Relaxed));
         let reserve = f64::from_bits(self.shared.reserve.load(Relaxed));
         // A fifth is a little less than a fifth in binary; five calls allow one retry all the same.
-        (ratio * calls as f64 + reserve + 1e-6).floor()
+        ((ratio * calls as f64).max(reserve) + 1e-6).floor()
     }
 }
 
@@ -213,6 +208,23 @@ mod tests {
         assert_eq!(spent, 100);
     }
 
+    #[cfg(kit_loom)]
+    #[test]
+    fn in_every_order_the_last_retry_is_made_once_or_given_back() {
+        loom::model(|| {
+            let now = Instant::now();
+            let budget = budget(1.0, 0);
+            budget.deposit(now);
+            let other = budget.clone();
+            let withdraw = move |budget: Budget| budget.withdraw(now).map(Withdrawal::spend);
+            let other = loom::thread::spawn(move || withdraw(other));
+            let mine = withdraw(budget.clone());
+            let made = [mine, other.join().unwrap()].into_iter().flatten().count();
+            // Both may have been refused it; then it is there again.
+            assert_eq!(made + withdrawn(&budget, now), 1);
+        });
+    }
+
     #[derive(Clone, Debug)]
     enum Step {
         Wait(u64),
@@ -226,6 +238,64 @@ mod tests {
             5 => Just(Step::Call),
             3 => any::<bool>().prop_map(|spent| Step::Retry { spent }),
         ]
+    }
+
+    /// What one thread does: calls, retries that are made, retries that are given up.
+    type Work = (usize, usize, usize);
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        /// Against lists of all calls and retries, looked at whenever all threads pause.
+        #[test]
+        fn threads_are_allowed_what_the_model_allows(
+            percent in 0_u32..=100,
+            floor in 0_u32..2,
+            phases in prop::collection::vec(
+                (0_u64..3_000, prop::collection::vec((0_usize..20, 0_usize..9, 0_usize..9), 3)), 1..12,
+            ),
+        ) {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_time()
+                .start_paused(true)
+                .build()
+                .unwrap();
+            let _context = runtime.enter();
+            let epoch = Instant::now();
+            let budget = budget(f64::from(percent) / 100.0, floor);
+            let (mut millis, mut calls, mut retries) = (0, Vec::new(), Vec::new());
+            for (step, threads) in phases {
+                millis += step;
+                let now = epoch + Duration::from_millis(millis);
+                let budget = &budget;
+                let work = &|&(calls, made, given_up): &Work| {
+                    (0..calls).for_each(|_| budget.deposit(now));
+                    for _ in 0..given_up {
+                        drop(budget.withdraw(now));
+                    }
+                    let made = (0..made).filter_map(|_| budget.withdraw(now));
+                    made.map(Withdrawal::spend).count()
+                };
+                let made: usize = std::thread::scope(|scope| {
+                    let threads = threads.iter().map(|thread| scope.spawn(move || work(thread)));
+                    let threads: Vec<_> = threads.collect();
+                    threads.into_iter().map(|thread| thread.join().unwrap()).sum()
+                });
+                calls.extend(threads.iter().flat_map(|(calls, _, _)| vec![millis; *calls]));
+                retries.extend(vec![millis; made]);
+                let counted = |times: &[u64]| {
+                    let counts = |at: &&u64| *at / 1_000 + 10 > millis / 1_000;
+                    times.iter().filter(counts).count()
+                };
+                let share = counted(&calls) * percent as usize / 100;
+                let allowed = share.max(floor as usize * 10);
+                prop_assert!(made == 0 || counted(&retries) <= allowed);
+                // Nothing was lost between them, and nothing kept.
+                let left: Vec<_> = std::iter::from_fn(|| budget.withdraw(now)).collect();
+                prop_assert_eq!(left.len(), allowed.saturating_sub(counted(&retries)));
+            }
+        }
+
     }
 
     proptest! {
@@ -256,7 +326,8 @@ mod tests {
                         calls.push(millis);
                     }
                     Step::Retry { spent } => {
-                        let allowed = counted(&calls) * percent as usize + floor as usize * 1_000;
+                        let share = counted(&calls) * percent as usize;
+                        let allowed = share.max(floor as usize * 1_000);
                         let expected = (counted(&retries) + 1) * 100 <= allowed;
                         let withdrawal = budget.withdraw(now);
                         prop_assert_eq!(withdrawal.is_some(), expected);

@@ -7,7 +7,7 @@ mod window;
 
 use std::{fmt, sync::Arc};
 
-use arc_swap::{ArcSwap, Guard};
+use arc_swap::{ArcSwap, Cache, Guard};
 use tokio::time::Instant;
 
 use crate::{classify::Outcome, rejection::Rejection};
@@ -72,9 +72,37 @@ impl<P> Live<P> {
         self.0.load()
     }
 
+    /// A reader for one who reads them at each call.
+    pub fn reader(&self) -> Reader<P> {
+        Reader(Cache::new(Arc::clone(&self.0)))
+    }
+
     /// Replaces the settings for all who hold this handle.
     pub fn set(&self, settings: P) {
         self.0.store(Arc::new(settings));
+    }
+}
+
+/// Reads [`Live`] settings and remembers what it read, so that reading them again costs one comparison. Each service
+/// has one of its own; what was replaced lives on until its last reader has looked again.
+pub struct Reader<P>(Cache<Arc<ArcSwap<P>>, Arc<P>>);
+
+impl<P> Reader<P> {
+    /// The settings at this moment.
+    pub fn get(&mut self) -> &P {
+        self.0.load()
+    }
+}
+
+impl<P> Clone for Reader<P> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<P> fmt::Debug for Reader<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reader").finish_non_exhaustive()
     }
 }
 

@@ -1,12 +1,10 @@
 //! Two counts over the last while, without a lock.
 
-use std::{
-    array,
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
-    time::Duration,
-};
+use std::{array, time::Duration};
 
 use tokio::time::Instant;
+
+use crate::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// In how many parts a window slides.
 const BUCKETS: u64 = 10;
@@ -149,6 +147,22 @@ mod tests {
                 prop_assert_eq!(window.sum(now), (count(true), count(false)));
             }
         }
+    }
+
+    #[cfg(kit_loom)]
+    #[test]
+    fn in_every_order_a_bucket_is_begun_anew_once() {
+        loom::model(|| {
+            let epoch = Instant::now();
+            let window = std::sync::Arc::new(Window::new(Duration::from_secs(10), epoch));
+            window.add(epoch, Column::Left);
+            let now = epoch + Duration::from_secs(10);
+            let other = std::sync::Arc::clone(&window);
+            let other = loom::thread::spawn(move || other.add(now, Column::Left));
+            window.add(now, Column::Right);
+            other.join().unwrap();
+            assert_eq!(window.sum(now), (1, 1));
+        });
     }
 
     #[test]

@@ -2,7 +2,11 @@
 //!
 //! GCRA, the generic cell rate algorithm: the token bucket that is one moment in time (ITU-T I.371, annex A).
 //! That moment is one atomic word, so a limit that all clones of a layer share costs one exchange per request.
+//!
+//! [`RateLimitLayer`] has one bucket for all requests, [`KeyedRateLimitLayer`] one for each caller, or for whatever
+//! else they are told apart by.
 
+mod keyed;
 mod rate;
 
 use std::task::{Context, Poll};
@@ -12,11 +16,14 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::{
-    BoxError,
-    policy::Live,
+    BoxError, clock,
+    policy::{Live, Reader},
     rejection::{Rejection, ResponseFuture},
 };
 
+pub use keyed::{
+    ByHeader, KeyedRate, KeyedRateLimit, KeyedRateLimitLayer, KeyedRateLimiter, RateKey,
+};
 pub use rate::{Rate, RateLimiter};
 
 /// Limits the rate of requests through all services that it, or a clone of it, builds: they share one bucket.
@@ -45,6 +52,7 @@ impl<S> Layer<S> for RateLimitLayer {
     fn layer(&self, inner: S) -> RateLimit<S> {
         RateLimit {
             inner,
+            rate: self.limiter.rate().reader(),
             limiter: self.limiter.clone(),
         }
     }
@@ -54,6 +62,7 @@ impl<S> Layer<S> for RateLimitLayer {
 #[derive(Clone, Debug)]
 pub struct RateLimit<S> {
     inner: S,
+    rate: Reader<Rate>,
     limiter: RateLimiter,
 }
 
@@ -72,7 +81,7 @@ where
 
     fn call(&mut self, request: Req) -> Self::Future {
         // Taken here and not in `poll_ready`: a service that is only held ready has used nothing.
-        match self.limiter.take(Instant::now()) {
+        match self.limiter.take_at(*self.rate.get(), clock::now()) {
             Ok(()) => ResponseFuture::called(self.inner.call(request)),
             // `inner` stays ready for the next call.
             Err(retry_after) => ResponseFuture::rejected(Rejection::RateLimited { retry_after }),

@@ -1,18 +1,14 @@
 //! The policy: no clock, no tower.
 
-use std::{
-    num::NonZeroU32,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
-    time::Duration,
-};
+use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use crate::policy::Live;
+use crate::{
+    policy::Live,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+};
 
 /// `burst` requests at once, then one every `interval`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,38 +54,44 @@ impl RateLimiter {
 
     /// Takes one token, or returns how long it takes until there is one.
     pub fn take(&self, now: Instant) -> Result<(), Duration> {
-        let rate = **self.rate.get();
-        let interval = nanos(rate.interval);
-        // The time to earn a full burst.
-        let depth = interval.saturating_mul(u64::from(rate.burst.get()));
+        self.take_at(**self.rate.get(), now)
+    }
+
+    /// The same for one who has read the rate already.
+    pub(super) fn take_at(&self, rate: Rate, now: Instant) -> Result<(), Duration> {
         let now = nanos(now.saturating_duration_since(self.bucket.epoch));
+        let take = |full_at| rate.take(full_at, now);
         let taken = self
             .bucket
             .full_at
-            .fetch_update(Relaxed, Relaxed, |full_at| {
-                let taken = fill(full_at, now, depth).saturating_add(interval);
-                (taken <= now.saturating_add(depth)).then_some(taken)
-            });
+            .fetch_update(Relaxed, Relaxed, |full_at| take(full_at).ok());
         match taken {
             Ok(_) => Ok(()),
-            Err(full_at) => {
-                let taken = fill(full_at, now, depth).saturating_add(interval);
-                Err(Duration::from_nanos(
-                    taken.saturating_sub(now.saturating_add(depth)),
-                ))
-            }
+            Err(full_at) => take(full_at).map(drop),
         }
     }
 }
 
-/// When the bucket is full: not before now, and not later than an empty one would be, which it could be after the
-/// rate was replaced by a faster one.
-fn fill(full_at: u64, now: u64, depth: u64) -> u64 {
-    full_at.clamp(now, now.saturating_add(depth))
+impl Rate {
+    /// Takes one token out of a bucket that will be full at `full_at`: when it will be full then, or how long it
+    /// takes until there is a token. Moments are in nanoseconds since the epoch of the bucket.
+    pub(super) fn take(&self, full_at: u64, now: u64) -> Result<u64, Duration> {
+        let interval = nanos(self.interval);
+        // When an empty bucket would be full.
+        let latest = interval
+            .saturating_mul(u64::from(self.burst.get()))
+            .saturating_add(now);
+        // Not before now, and not later than an empty one, as after the rate was replaced by a faster one.
+        let taken = full_at.clamp(now, latest).saturating_add(interval);
+        match taken.saturating_sub(latest) {
+            0 => Ok(taken),
+            wait => Err(Duration::from_nanos(wait)),
+        }
+    }
 }
 
 /// Whole nanoseconds; five centuries are as good as for ever.
-fn nanos(duration: Duration) -> u64 {
+pub(super) fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
@@ -129,6 +131,22 @@ mod tests {
                 prop_assert_eq!(limiter.take(epoch + Duration::from_millis(now)), expected);
             }
         }
+    }
+
+    #[cfg(kit_loom)]
+    #[test]
+    fn in_every_order_threads_take_what_is_in_the_bucket_and_no_more() {
+        loom::model(|| {
+            let now = Instant::now();
+            let limiter = RateLimiter::new(rate(2, 1_000), now);
+            let others = [(); 2].map(|()| {
+                let limiter = limiter.clone();
+                loom::thread::spawn(move || limiter.take(now))
+            });
+            let mine = limiter.take(now);
+            let all = others.into_iter().map(|other| other.join().unwrap());
+            assert_eq!(all.chain([mine]).filter(Result::is_ok).count(), 2);
+        });
     }
 
     #[test]

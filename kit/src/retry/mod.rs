@@ -1,14 +1,21 @@
 //! Makes a call again that failed, if that cannot do harm.
 //!
-//! What went wrong is judged by [`classify`](crate::classify). A request that provably never reached the peer may
+//! What went wrong is judged by [`classify`]. A request that provably never reached the peer may
 //! always be made again, any other one only if doing it twice is doing it once: its [`Method`](crate::name::Method)
 //! says so, or it has an idempotency key, or, for a request that no generated client made, its HTTP method is
 //! idempotent (RFC 9110, section 9.2.2). A request that arrives as a retry already is not multiplied here.
 //!
 //! Three bounds hold together: attempts per call, a [`Budget`] for all calls, and the request's deadline, behind
-//! which no retry is begun. Between attempts it waits, doubling, with full jitter, and as long as the peer asked
-//! for in `Retry-After`.
+//! which no retry is begun. Between attempts it waits, doubling, with full jitter, and at least as long as the peer
+//! asked for in `Retry-After`, or exactly as long as it asked for by gRPC's pushback (gRFC A6), which may also ask
+//! for no other attempt at all.
+//!
+//! Where a call could have been made again and any of these bounds was in the way, the failure says so: a response by
+//! the same pushback, an error by [`RetriesSpent`]. Handed on, it keeps the hops before this one from trying again what
+//! was tried here: else each of them would add its share, and only the one next to the trouble should (Beyer et al.,
+//! "Site Reliability Engineering", 2016, chapter 22).
 
+mod head;
 mod policy;
 mod replay;
 #[cfg(test)]
@@ -25,19 +32,23 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
 use pin_project_lite::pin_project;
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::time::{Sleep, sleep};
 use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::{
     BoxError,
-    classify::{Classify, HttpClassify},
-    context::Context,
+    body::TryClone,
+    classify::{self, Classify, HttpClassify},
+    clock,
     event::{Event, SharedObserver},
-    policy::Live,
+    policy::{Live, Reader},
+    rejection::RetriesSpent,
+    wire,
 };
+use head::Head;
 use policy::Call;
-use replay::Tape;
+use replay::Spare;
 
 pub use crate::policy::{Backoff, Budget, BudgetConfig, Withdrawal};
 pub use policy::RetryConfig;
@@ -98,6 +109,7 @@ impl<S, C: Clone> Layer<S> for RetryLayer<C> {
     fn layer(&self, inner: S) -> Retry<S, C> {
         Retry {
             inner,
+            config: self.config().reader(),
             layer: self.clone(),
         }
     }
@@ -105,11 +117,13 @@ impl<S, C: Clone> Layer<S> for RetryLayer<C> {
 
 /// Makes a call again that failed. Clones share configuration and budget.
 ///
-/// The inner service gets the request with [`Context::previous_attempts`] set, and with a body that can be sent
-/// again. It must be `Clone`; the body must be `Unpin`, as [`kit::Body`](crate::Body) is.
+/// The inner service gets the request with [`Context::previous_attempts`](crate::Context::previous_attempts) set, and
+/// with a body that can be sent again. It must be `Clone`; the body must be `Unpin` and say whether it can be cloned,
+/// as [`kit::Body`](crate::Body) does, into which any other one can be put.
 #[derive(Clone, Debug)]
 pub struct Retry<S, C = HttpClassify> {
     inner: S,
+    config: Reader<RetryConfig>,
     layer: RetryLayer<C>,
 }
 
@@ -118,7 +132,7 @@ where
     S: Service<Request<Replay<B>>, Response = Response<R>> + Clone,
     S::Error: Into<BoxError>,
     C: Classify<Response<R>>,
-    B: Body<Data = Bytes> + Unpin,
+    B: Body<Data = Bytes> + TryClone + Unpin,
 {
     type Response = Response<R>;
     type Error = BoxError;
@@ -128,28 +142,23 @@ where
         self.inner.poll_ready(cx).map_err(Into::into)
     }
 
-    fn call(&mut self, request: Request<B>) -> Self::Future {
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
         // The one that is ready goes along; later attempts make it ready again.
         let unready = self.inner.clone();
         let mut service = std::mem::replace(&mut self.inner, unready);
-        let config = self.layer.shared.config.get();
+        let config = self.config.get();
         let call = Call::of(&request);
-        let (request, again) = if call.is_retry() {
+        if !call.is_retry() {
+            self.layer.shared.budget.deposit(clock::now());
+        }
+        let (request, again) = if call.is_retry() || config.attempts.get() == 1 {
             (request.map(Replay::once), None)
         } else {
-            self.layer.shared.budget.deposit(Instant::now());
-            if config.attempts.get() == 1 {
-                (request.map(Replay::once), None)
-            } else {
-                let (parts, body) = request.into_parts();
-                let (body, tape) = Tape::record(body, config.replay_limit);
-                let again = Again {
-                    head: Request::from_parts(parts.clone(), ()),
-                    tape,
-                    call,
-                };
-                (Request::from_parts(parts, body), Some(again))
-            }
+            let head = Head::of(&mut request);
+            let (parts, body) = request.into_parts();
+            let (body, spare) = Spare::of(body, config.replay_limit);
+            let again = Again { head, spare, call };
+            (Request::from_parts(parts, body), Some(again))
         };
         RetryFuture {
             state: State::Called {
@@ -164,17 +173,16 @@ where
 
 /// What another attempt is made from.
 struct Again<B> {
-    head: Request<()>,
-    tape: Tape<B>,
+    head: Head,
+    spare: Spare<B>,
     call: Call,
 }
 
-impl<B> Again<B> {
-    fn request(&self, body: Replay<B>) -> Request<Replay<B>> {
-        let mut request = self.head.clone().map(|()| body);
-        Context::of_mut(request.extensions_mut()).previous_attempts = self.call.previous_attempts;
-        request
-    }
+/// Says to whoever is told of this failure that there were attempts enough.
+fn give_up<R>(result: Result<Response<R>, BoxError>) -> Result<Response<R>, BoxError> {
+    let mut response = result.map_err(RetriesSpent)?;
+    wire::push_back(response.headers_mut());
+    Ok(response)
 }
 
 pin_project! {
@@ -234,7 +242,7 @@ where
     S: Service<Request<Replay<B>>, Response = Response<R>>,
     S::Error: Into<BoxError>,
     C: Classify<Response<R>>,
-    B: Body<Data = Bytes> + Unpin,
+    B: Body<Data = Bytes> + TryClone + Unpin,
 {
     type Output = Result<Response<R>, BoxError>;
 
@@ -251,18 +259,22 @@ where
                         return Poll::Ready(result);
                     };
                     let verdict = this.layer.classify.classify_result(&result);
-                    let now = Instant::now();
+                    if verdict.retry == classify::Retry::No {
+                        return Poll::Ready(result);
+                    }
+                    let now = clock::now();
                     let config = shared.config.get();
                     let backoff = again.call.backoff(&verdict, &config, now, &mut rand::rng());
                     let Some(backoff) = backoff else {
-                        return Poll::Ready(result);
+                        let spent = again.call.may_be_repeated(&verdict);
+                        return Poll::Ready(if spent { give_up(result) } else { result });
                     };
-                    let Some(body) = again.tape.rewind() else {
+                    let Some(body) = again.spare.rewind() else {
                         return Poll::Ready(result);
                     };
                     let Some(withdrawal) = shared.budget.withdraw(now) else {
                         shared.observer.observe(Event::RetryBudgetExhausted);
-                        return Poll::Ready(result);
+                        return Poll::Ready(give_up(result));
                     };
                     again.call.previous_attempts += 1;
                     shared.observer.observe(Event::Retried {
@@ -283,8 +295,9 @@ where
                     let Next { body, withdrawal } = next.take().expect("made once");
                     let again = this.again.as_ref().expect("this is a retry");
                     withdrawal.spend();
+                    let request = again.head.request(body, again.call.previous_attempts);
                     State::Called {
-                        future: this.service.call(again.request(body)),
+                        future: this.service.call(request),
                     }
                 }
                 Project::Done => unreachable!("not polled after it was ready"),

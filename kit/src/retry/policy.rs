@@ -21,7 +21,8 @@ pub struct RetryConfig {
     pub attempts: NonZeroU32,
     /// The waits between them. Default: up to 25 ms, 50 ms, 100 ms, ... 250 ms.
     pub backoff: Backoff,
-    /// A peer that asks in `Retry-After` to be left alone for longer than this is not asked again. Default 5 s.
+    /// A peer that asks, in `Retry-After` or by gRPC's pushback, to be left alone for longer than this is not asked
+    /// again. Default 5 s.
     #[serde(with = "humantime_serde")]
     pub max_retry_after: Duration,
     /// What a budget for these calls is made from, see [`Budget::new`](super::Budget::new).
@@ -67,6 +68,15 @@ impl Call {
         self.previous_attempts > 0
     }
 
+    /// Whether making it again after this verdict does no harm.
+    pub(super) fn may_be_repeated(&self, verdict: &Verdict) -> bool {
+        match verdict.retry {
+            classify::Retry::No => false,
+            classify::Retry::IfIdempotent => self.idempotent,
+            classify::Retry::Always => true,
+        }
+    }
+
     /// How long to wait before the next attempt, or `None` if there shall be none.
     pub(super) fn backoff(
         &self,
@@ -75,22 +85,18 @@ impl Call {
         now: Instant,
         rng: &mut impl Rng,
     ) -> Option<Duration> {
-        let harmless = match verdict.retry {
-            classify::Retry::No => false,
-            classify::Retry::IfIdempotent => self.idempotent,
-            classify::Retry::Always => true,
-        };
-        let retry_after = verdict.retry_after.unwrap_or_default();
-        if !harmless
-            || self.previous_attempts + 1 >= config.attempts.get()
-            || retry_after > config.max_retry_after
-        {
+        if !self.may_be_repeated(verdict) || self.previous_attempts + 1 >= config.attempts.get() {
             return None;
         }
-        let backoff = config
-            .backoff
-            .full_jitter(self.previous_attempts, rng)
-            .max(retry_after);
+        let asked = verdict.pushback.or(verdict.retry_after);
+        if asked > Some(config.max_retry_after) {
+            return None;
+        }
+        // Pushback is the wait itself; `Retry-After` is the least that it may be.
+        let backoff = verdict.pushback.unwrap_or_else(|| {
+            let own = config.backoff.full_jitter(self.previous_attempts, rng);
+            own.max(verdict.retry_after.unwrap_or_default())
+        });
         // An answer that comes too late is no answer.
         match self.deadline {
             Some(deadline) if deadline.remaining(now) <= backoff => None,
@@ -113,6 +119,7 @@ mod tests {
         http_method: Method::POST,
         http_path: "/pay",
         idempotent: false,
+        streaming: false,
         timeout: None,
     };
     static LOOK: name::Method = name::Method {
@@ -122,6 +129,7 @@ mod tests {
         http_method: Method::POST,
         http_path: "/look",
         idempotent: true,
+        streaming: false,
         timeout: None,
     };
 
@@ -130,6 +138,7 @@ mod tests {
             outcome: Outcome::Failure,
             retry,
             retry_after: None,
+            pushback: None,
         }
     }
 
@@ -192,6 +201,20 @@ mod tests {
         };
         assert_eq!(backoff(call, &asked(5)), Some(Duration::from_secs(5)));
         assert_eq!(backoff(call, &asked(6)), None);
+    }
+
+    #[test]
+    fn it_waits_exactly_as_long_as_the_peer_pushes_back() {
+        let call = Call::of(&request(Method::GET, None));
+        let pushed = |pushback| Verdict {
+            retry_after: Some(Duration::from_secs(1)),
+            pushback: Some(pushback),
+            ..verdict(classify::Retry::IfIdempotent)
+        };
+        for wait in [Duration::ZERO, Duration::from_secs(5)] {
+            assert_eq!(backoff(call, &pushed(wait)), Some(wait));
+        }
+        assert_eq!(backoff(call, &pushed(Duration::from_secs(6))), None);
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,8 +1,9 @@
 //! A request body that can be sent again.
 //!
-//! The first attempt streams it as it comes, and what has passed is kept on a tape up to a limit. It can be sent
-//! again if all of it is on the tape, or if nobody has read any of it, as when the connection was refused. A body
-//! that is too long, that was left half read, or that failed itself, cannot.
+//! One that is known whole is cloned, which copies a pointer. Of another one the first attempt streams what comes, and
+//! what has passed is kept on a tape up to a limit. It can be sent again if all of it is on the tape, or if nobody has
+//! read any of it, as when the connection was refused. A body that is too long, that was left half read, or that
+//! failed itself, cannot.
 
 use std::{
     fmt,
@@ -82,6 +83,36 @@ impl<B> fmt::Debug for Replay<B> {
             Kind::Taping { .. } => "Replay::Taping",
             Kind::Playing { .. } => "Replay::Playing",
         })
+    }
+}
+
+/// What the body of another attempt is made from.
+pub(super) enum Spare<B> {
+    /// All of it was there from the beginning.
+    Whole(B),
+    /// What has passed.
+    Tape(Tape<B>),
+}
+
+impl<B: Body + TryClone> Spare<B> {
+    /// The body of the first attempt, and what is kept of it: up to `limit` bytes.
+    pub(super) fn of(body: B, limit: usize) -> (Replay<B>, Self) {
+        let length = body.size_hint().exact();
+        if length.is_some_and(|length| length <= limit as u64)
+            && let Some(whole) = body.try_clone()
+        {
+            return (Replay::once(body), Self::Whole(whole));
+        }
+        let (body, tape) = Tape::record(body, limit);
+        (body, Self::Tape(tape))
+    }
+
+    /// The body of another attempt, if there can be one.
+    pub(super) fn rewind(&self) -> Option<Replay<B>> {
+        match self {
+            Self::Whole(body) => body.try_clone().map(Replay::once),
+            Self::Tape(tape) => tape.rewind(),
+        }
     }
 }
 

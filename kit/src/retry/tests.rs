@@ -1,11 +1,13 @@
 use std::{num::NonZeroU32, sync::Mutex, time::Duration};
 
 use http::{HeaderValue, StatusCode};
-use http_body_util::BodyExt;
+use http_body_util::{BodyExt, Full};
+use tokio::time::Instant;
 use tokio_test::{assert_pending, assert_ready, assert_ready_err, assert_ready_ok, task};
 use tower_test::mock::{self, Handle};
 
 use super::*;
+use crate::context::Context;
 use crate::{
     Body as KitBody,
     event::{Observer, nobody},
@@ -79,8 +81,13 @@ async fn a_failed_attempt_is_followed_by_others_with_the_same_body() {
     assert_eq!(assert_ready_ok!(call.poll()).status(), 200);
 }
 
+/// Whether a response says that there were attempts enough.
+fn says_enough(response: &Response<()>) -> bool {
+    wire::retry_pushback(response.headers()) == Some(None)
+}
+
 #[tokio::test(start_paused = true)]
-async fn after_the_last_attempt_the_failure_is_handed_on() {
+async fn after_the_last_attempt_the_failure_is_handed_on_and_says_that_it_was_the_last() {
     let (mut service, mut peer) = spawn(layer());
     let mut call = call(&mut service, get());
     for _ in 0..2 {
@@ -90,7 +97,25 @@ async fn after_the_last_attempt_the_failure_is_handed_on() {
         assert_pending!(call.poll());
     }
     answer(&mut peer, status(502)).await;
-    assert_eq!(assert_ready_ok!(call.poll()).status(), 502);
+    let response = assert_ready_ok!(call.poll());
+    assert_eq!(response.status(), 502);
+    assert!(says_enough(&response));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_error_without_a_response_says_that_it_was_the_last_too() {
+    let (mut service, mut peer) = spawn(layer());
+    let mut call = call(&mut service, get());
+    for _ in 0..2 {
+        peer.next_request().await.unwrap().1.send_error("reset");
+        assert_pending!(call.poll());
+        wait().await;
+        assert_pending!(call.poll());
+    }
+    peer.next_request().await.unwrap().1.send_error("reset");
+    let error = crate::Error::from(assert_ready_err!(call.poll()));
+    assert!(error.retries_spent());
+    assert!(says_enough(&crate::wire::Wire::Json.error(error).map(drop)));
 }
 
 #[tokio::test(start_paused = true)]
@@ -98,7 +123,10 @@ async fn what_may_have_been_done_is_not_done_again() {
     let (mut service, mut peer) = spawn(layer());
     let mut call = call(&mut service, post("pay"));
     answer(&mut peer, status(503)).await;
-    assert_eq!(assert_ready_ok!(call.poll()).status(), 503);
+    let response = assert_ready_ok!(call.poll());
+    assert_eq!(response.status(), 503);
+    // Whoever knows better may try.
+    assert!(!says_enough(&response));
 }
 
 #[tokio::test(start_paused = true)]
@@ -133,18 +161,37 @@ impl Future for Keeps {
 #[tokio::test(start_paused = true)]
 async fn an_unread_body_comes_back_from_a_future_that_keeps_it() {
     let mut service = layer().layer(tower::service_fn(Keeps));
-    assert_eq!(service.call(post("pay")).await.unwrap().status(), 200);
+    for body in [KitBody::full("pay"), stream("pay")] {
+        let request = post("pay").map(|_| body);
+        assert_eq!(service.call(request).await.unwrap().status(), 200);
+    }
+}
+
+/// A body of which nobody knows beforehand what comes.
+fn stream(text: &'static str) -> KitBody {
+    KitBody::stream(Full::new(Bytes::from_static(text.as_bytes())))
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_body_that_is_still_being_sent_is_not_sent_again() {
     let (mut service, mut peer) = spawn(layer());
-    let mut request = get();
-    *request.body_mut() = KitBody::full("half read");
-    let mut call = call(&mut service, request);
+    let mut call = call(&mut service, get().map(|_| stream("half read")));
     let (_request, respond) = peer.next_request().await.unwrap();
     respond.send_response(status(503));
     assert_eq!(assert_ready_ok!(call.poll()).status(), 503);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_is_known_whole_is_sent_again_while_the_first_one_is_still_being_sent() {
+    let (mut service, mut peer) = spawn(layer());
+    let mut call = call(&mut service, get().map(|_| KitBody::full("whole")));
+    let (_request, respond) = peer.next_request().await.unwrap();
+    respond.send_response(status(503));
+    assert_pending!(call.poll());
+    wait().await;
+    assert_pending!(call.poll());
+    assert_eq!(answer(&mut peer, status(200)).await, ("whole".into(), 1));
+    assert_ready_ok!(call.poll());
 }
 
 #[tokio::test(start_paused = true)]
@@ -189,6 +236,32 @@ async fn it_waits_as_long_as_the_peer_asks() {
     assert_pending!(call.poll());
     answer(&mut peer, status(200)).await;
     assert_ready_ok!(call.poll());
+}
+
+/// A gRPC error before the first message, which is told in the headers ("trailers-only").
+fn unavailable(pushback: &'static str) -> Response<()> {
+    let mut response = status(200);
+    let headers = response.headers_mut();
+    headers.insert("grpc-status", HeaderValue::from_static("14"));
+    let pushback = HeaderValue::from_static(pushback);
+    headers.insert("grpc-retry-pushback-ms", pushback);
+    response
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_grpc_peer_says_in_what_time_it_wants_the_call_again_and_whether() {
+    let (mut service, mut peer) = spawn(layer());
+    let mut call = call(&mut service, get());
+    answer(&mut peer, unavailable("1500")).await;
+    assert_pending!(call.poll());
+    tokio::time::advance(Duration::from_millis(1_499)).await;
+    assert_pending!(call.poll());
+    assert_pending!(peer.poll_request());
+    tokio::time::advance(Duration::from_millis(1)).await;
+    assert_pending!(call.poll());
+    answer(&mut peer, unavailable("-1")).await;
+    let answer = assert_ready_ok!(call.poll());
+    assert_eq!(answer.headers()["grpc-status"], "14");
 }
 
 /// Hears events as text.

@@ -87,7 +87,10 @@ impl Admin {
         }
         match request.uri().path() {
             "/livez" => text(StatusCode::OK, "alive\n"),
-            "/readyz" => self.ready().await,
+            "/readyz" => match self.readiness().await {
+                Ok(()) => text(StatusCode::OK, "ready\n"),
+                Err(why) => text(StatusCode::SERVICE_UNAVAILABLE, why.to_string()),
+            },
             "/metrics" => {
                 let mut response = text(StatusCode::OK, self.0.metrics.render());
                 response.headers_mut().insert(
@@ -100,29 +103,50 @@ impl Admin {
         }
     }
 
-    /// Who asks is told which check failed; why, is in the log.
-    async fn ready(&self) -> Response<Body> {
+    /// Whether it wants requests. Who asks is told which check failed; why, is in the log.
+    pub(super) async fn readiness(&self) -> Result<(), NotReady> {
         if self.0.draining.load(Relaxed) {
-            return text(StatusCode::SERVICE_UNAVAILABLE, "draining\n");
+            return Err(NotReady::Draining);
         }
-        let mut failed = String::new();
+        let mut failed = Vec::new();
         for Check { name, probe } in &self.0.checks {
             let result = timeout(CHECK, probe()).await;
             let result = result.unwrap_or_else(|_| Err(format!("no answer in {CHECK:?}").into()));
             if let Err(error) = result {
                 tracing::warn!(check = name, error = %Chain(&*error), "not ready");
-                failed.push_str(name);
-                failed.push_str(": failed\n");
+                failed.push(*name);
             }
         }
         gauge!("kit_ready").set(if failed.is_empty() { 1.0 } else { 0.0 });
         if failed.is_empty() {
-            text(StatusCode::OK, "ready\n")
+            Ok(())
         } else {
-            text(StatusCode::SERVICE_UNAVAILABLE, failed)
+            Err(NotReady::Failed(failed))
         }
     }
 }
+
+/// Why a server wants no requests.
+#[derive(Debug)]
+pub(super) enum NotReady {
+    /// It is about to end.
+    Draining,
+    /// These checks failed.
+    Failed(Vec<&'static str>),
+}
+
+impl fmt::Display for NotReady {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Draining => f.write_str("draining\n"),
+            Self::Failed(checks) => checks
+                .iter()
+                .try_for_each(|check| writeln!(f, "{check}: failed")),
+        }
+    }
+}
+
+impl std::error::Error for NotReady {}
 
 fn text(status: StatusCode, text: impl Into<bytes::Bytes>) -> Response<Body> {
     let mut response = Response::new(Body::full(text));

@@ -10,7 +10,8 @@ use http::uri::Authority;
 use serde::{Deserialize, Deserializer, de};
 
 use crate::{
-    concurrency::ConcurrencyConfig, deadline::DeadlineConfig, fault::FaultConfig, rate_limit::Rate,
+    concurrency::ConcurrencyConfig, deadline::DeadlineConfig, discovery::RegistrationConfig,
+    fault::FaultConfig, rate_limit::Rate,
 };
 
 /// Where a server listens, what a peer may do, and how it ends.
@@ -26,6 +27,8 @@ pub struct ServerConfig {
     /// listens, or, if that is every address, the one from which it reaches the registry.
     #[serde(deserialize_with = "authority")]
     pub advertise: Option<Authority>,
+    /// What else the registry is told, where one is configured.
+    pub registration: RegistrationConfig,
     /// Connections that may be open at once; more wait in the kernel's queue. Default 10,000.
     pub max_connections: NonZeroUsize,
     /// Time to read the head of a request, from its first byte. Default 10 s.
@@ -82,6 +85,7 @@ impl Default for ServerConfig {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8800)),
             admin: None,
             advertise: None,
+            registration: RegistrationConfig::default(),
             max_connections: NonZeroUsize::new(10_000).expect("not zero"),
             header_read_timeout: Duration::from_secs(10),
             max_header_bytes: 16 * 1024,

@@ -8,10 +8,10 @@ use crate::{
     concurrency::{ConcurrencyLimit, ConcurrencyLimitLayer},
     deadline::{DeadlineLayer, DeadlineService},
     fault::{Fault, FaultLayer},
-    metrics::{Metrics, MetricsLayer},
+    metrics::{Metrics, MetricsLayer, observer},
     name::ServiceName,
     rate_limit::{RateLimit, RateLimitLayer},
-    trace::{Trace, TraceLayer},
+    trace::{InboundTrace, InboundTraceLayer, TraceLayer},
 };
 
 /// The layers around a service, outermost first. Written as a struct literal, it says by name what stands around
@@ -33,7 +33,7 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct Inbound {
     /// Outermost, so that whatever happens inside is in the span and in the access log.
-    pub trace: TraceLayer,
+    pub trace: InboundTraceLayer,
     /// Sees every answer, whoever gave it. Inside of it errors, refusals and panics become responses.
     pub metrics: MetricsLayer,
     /// Before everything that may wait: what is too late is not begun.
@@ -50,7 +50,7 @@ pub struct Inbound {
 
 /// A service inside of [`Inbound`].
 pub type InboundService<S> =
-    Trace<Metrics<Respond<DeadlineService<ConcurrencyLimit<Limited<Fault<LimitBody<S>>>>>>>>;
+    InboundTrace<Metrics<Respond<DeadlineService<ConcurrencyLimit<Limited<Fault<LimitBody<S>>>>>>>>;
 
 /// A service with a rate limit or without one.
 type Limited<S> = Either<RateLimit<S>, S>;
@@ -62,7 +62,11 @@ impl Inbound {
             trace: TraceLayer::inbound(),
             metrics: MetricsLayer::inbound(service),
             deadline: DeadlineLayer::inbound(config.deadline),
-            concurrency: ConcurrencyLimitLayer::new(config.concurrency),
+            concurrency: ConcurrencyLimitLayer::new(
+                service.as_str(),
+                config.concurrency,
+                observer(),
+            ),
             rate_limit: config.rate_limit.map(RateLimitLayer::new),
             fault: FaultLayer::new(config.fault),
             body_limit: BodyLimitLayer::new(config.body_limit),

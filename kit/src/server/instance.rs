@@ -1,10 +1,8 @@
 //! What a server says of itself in the registry.
 
 use std::{
-    collections::BTreeMap,
     io,
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    time::Duration,
 };
 
 use http::{Uri, uri::Authority};
@@ -12,7 +10,7 @@ use tokio::net::UdpSocket;
 
 use super::{Listeners, ServerConfig};
 use crate::{
-    discovery::{Check, Instance},
+    discovery::{Check, CheckConfig, Instance, Registration, RegistrationConfig, Source},
     name::ServiceName,
 };
 
@@ -28,10 +26,31 @@ pub struct InstanceError {
     source: io::Error,
 }
 
-/// The instance of `service` that listens there, for the registry at `registry`, which checks it by `/readyz`.
+/// What puts the instance of `service` that listens there into the registry of `source`, once it is
+/// [run](super::run); `None` where there is no registry to tell.
 ///
-/// Its id is its name and address, so a server that is started again takes the place of the one before. Its
-/// metadata has `admin`, host and port of the admin port, where Prometheus finds `/metrics`.
+/// # Errors
+/// As [`instance`].
+pub async fn registration(
+    service: &ServiceName,
+    listeners: &Listeners,
+    config: &ServerConfig,
+    source: &Source,
+) -> Result<Option<Registration>, InstanceError> {
+    let Some(consul) = source.consul() else {
+        return Ok(None);
+    };
+    let instance = instance(service, listeners, config, consul.address()).await?;
+    Ok(Some(consul.registration(instance)))
+}
+
+/// The instance of `service` that listens there, for the registry at `registry`, which follows what `/readyz` says.
+///
+/// Its id, where none is configured, is its name and address, so a server that is started again takes the place of
+/// the one before. Its metadata has `admin`, host and port of the admin port, where Prometheus finds `/metrics`.
+///
+/// # Errors
+/// If it listens at every address, and it cannot be found out which of them leads to the registry.
 pub async fn instance(
     service: &ServiceName,
     listeners: &Listeners,
@@ -61,23 +80,44 @@ pub async fn instance(
         self::host(admin.ip())
     };
     let admin = format!("{admin_host}:{}", admin.port());
-    let check = Check {
-        http: format!("http://{admin}/readyz")
+    let check = match config.registration.check {
+        CheckConfig::Http { interval, timeout } => Check::Http {
+            uri: format!("http://{admin}/readyz")
+                .parse()
+                .expect("a host and a port make a URI"),
+            interval,
+            timeout,
+        },
+        CheckConfig::Ttl { ttl } => Check::Ttl { ttl },
+    };
+    let RegistrationConfig {
+        id,
+        tags,
+        metadata,
+        weights,
+        addresses,
+        check: _,
+        deregister_after,
+    } = config.registration.clone();
+    // Cut where a host name is of the greatest length.
+    let own = || {
+        format!("{service}-{port}-{host:.180}")
             .parse()
-            .expect("a host and a port make a URI"),
-        interval: Duration::from_secs(1),
-        timeout: Duration::from_secs(2),
+            .expect("names and hosts are visible ASCII")
     };
     Ok(Instance {
         service: service.clone(),
-        // Cut where a host name is of the greatest length.
-        id: format!("{service}-{port}-{host:.180}")
-            .parse()
-            .expect("names and hosts are visible ASCII"),
+        id: id.unwrap_or_else(own),
         address: format!("{host}:{port}").parse().expect("a host and a port"),
-        tags: Vec::new(),
-        metadata: BTreeMap::from([("admin".into(), admin)]),
+        addresses,
+        tags,
+        metadata: metadata
+            .into_iter()
+            .chain([("admin".into(), admin)])
+            .collect(),
+        weights,
         check,
+        deregister_after,
     })
 }
 

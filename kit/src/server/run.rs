@@ -90,7 +90,14 @@ where
         let registered = tokio::select! {
             never = connections.accept(&listeners.service, app.clone()) => match never {},
             registered = async {
-                let registered = registration.map(Registration::start);
+                let registered = registration.map(|registration| {
+                    let admin = admin.clone();
+                    let readiness = move || {
+                        let admin = admin.clone();
+                        async move { Ok(admin.readiness().await?) }
+                    };
+                    registration.reporting(readiness).start()
+                });
                 shutdown.await;
                 registered
             } => registered,

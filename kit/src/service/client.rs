@@ -1,29 +1,29 @@
 //! One call from the side that makes it.
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Request, Response, Uri, Version, header};
+use http::{HeaderValue, Request, Response, Uri, Version, header, response};
 use serde::{Serialize, de::DeserializeOwned};
-use std::time::Duration;
 use tower::ServiceExt;
 use tower_service::Service;
 
-use super::{Unread, collect, grpc, json, message::Message, params};
+pub use super::received::Items;
+use super::{Unread, collect, grpc, json, message::Message, params, sent::NDJSON};
 use crate::{
     Body, BoxError, Context, Error,
     context::Deadline,
     error::{Code, Problem},
     name::Method,
-    wire::{IDEMPOTENCY_KEY, Wire},
+    wire::{self, IDEMPOTENCY_KEY, Wire},
 };
 
 /// The longest answer that is read: 4 MiB, as with other implementations of gRPC.
-const ANSWER_LIMIT: usize = 4 * 1024 * 1024;
+pub(super) const ANSWER_LIMIT: usize = 4 * 1024 * 1024;
 
 /// What a generated client calls through: any tower service from `http::Request<kit::Body>` to a response, such as
 /// `kit::client::Client`. There is nothing to implement.
 pub trait Stack: Clone + Send + Sync + 'static {
     /// What its responses bring.
-    type Body: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send;
+    type Body: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static;
 
     /// Sends one request, when the service is ready for it.
     fn send(
@@ -37,7 +37,7 @@ where
     S: Service<Request<Body>, Response = Response<B>> + Clone + Send + Sync + 'static,
     S::Error: Into<BoxError>,
     S::Future: Send,
-    B: http_body::Body<Data = Bytes> + Send,
+    B: http_body::Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
 {
     type Body = B;
@@ -82,10 +82,44 @@ impl<S: Stack> Caller<S> {
         let request = request(self.wire, method, ctx, &arguments)?;
         drop(arguments);
         let response = self.stack.clone().send(request).await?;
-        match self.wire {
+        let spent = wire::retry_pushback(response.headers()) == Some(None);
+        let answer = match self.wire {
             Wire::Json => json_answer(response).await,
             Wire::Grpc => grpc_answer(response).await,
+        };
+        match spent {
+            true => answer.map_err(Error::with_retries_spent),
+            false => answer,
         }
+    }
+
+    /// Calls `method`, which streams: there is a stream when the peer has one. Until then the call may be made again,
+    /// as any other; from then on never.
+    ///
+    /// # Errors
+    /// As [`unary`](Self::unary), where the call failed before there was a stream.
+    pub async fn stream<Q, P>(
+        &self,
+        method: &'static Method,
+        ctx: Context,
+        arguments: Q,
+    ) -> Result<Items<P>, Error>
+    where
+        Q: Serialize + Message,
+    {
+        let request = request(self.wire, method, ctx, &arguments)?;
+        drop(arguments);
+        let deadline = Context::of(request.extensions()).deadline;
+        let (parts, body) = self.stack.clone().send(request).await?.into_parts();
+        match self.wire {
+            Wire::Json if !parts.status.is_success() => return Err(failure(&parts, body).await),
+            Wire::Json => {}
+            Wire::Grpc => match grpc_head(&parts)? {
+                Some(()) => return Ok(Items::none()),
+                None => grpc::check_encoding(&parts.headers).map_err(unreadable)?,
+            },
+        }
+        Ok(Items::new(self.wire, Body::stream(body), deadline))
     }
 }
 
@@ -134,7 +168,11 @@ fn request<Q: Serialize + Message>(
             if has_body {
                 headers.insert(header::CONTENT_TYPE, json.clone());
             }
-            headers.insert(header::ACCEPT, json);
+            let accept = match method.streaming {
+                true => HeaderValue::from_static(NDJSON),
+                false => json,
+            };
+            headers.insert(header::ACCEPT, accept);
         }
         Wire::Grpc => {
             let grpc = HeaderValue::from_static(grpc::CONTENT_TYPE);
@@ -154,13 +192,24 @@ where
     P: DeserializeOwned,
 {
     let (parts, body) = response.into_parts();
-    let bytes = read(body).await.map(|body| body.to_bytes());
-    if parts.status.is_success() {
-        return serde_json::from_slice(&bytes?).map_err(unreadable);
+    if !parts.status.is_success() {
+        return Err(failure(&parts, body).await);
     }
+    let bytes = read(body).await?.to_bytes();
+    serde_json::from_slice(&bytes).map_err(unreadable)
+}
+
+/// What an answer that is none of success says.
+async fn failure<B>(parts: &response::Parts, body: B) -> Error
+where
+    B: http_body::Body<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
     // Whatever became of the body, the status says what became of the call.
-    let problem = bytes
+    let problem = read(body)
+        .await
         .ok()
+        .map(|body| body.to_bytes())
         .and_then(|bytes| serde_json::from_slice::<Problem>(&bytes).ok());
     let error = match problem {
         Some(problem) => problem.into(),
@@ -169,10 +218,10 @@ where
             format!("the service answered with {}", parts.status),
         ),
     };
-    Err(match retry_after(&parts.headers) {
+    match wire::retry_after(&parts.headers) {
         Some(after) => error.with_retry_after(after),
         None => error,
-    })
+    }
 }
 
 async fn grpc_answer<B, P>(response: Response<B>) -> Result<P, Error>
@@ -182,16 +231,7 @@ where
     P: Message,
 {
     let (parts, body) = response.into_parts();
-    // An error before the first message is told in the headers ("trailers-only").
-    if let Some(Err(error)) = grpc::ending(&parts.headers) {
-        return Err(error);
-    }
-    if !parts.status.is_success() {
-        return Err(Error::new(
-            Code::from_http(parts.status),
-            format!("the service answered with {}", parts.status),
-        ));
-    }
+    grpc_head(&parts)?;
     let body = read(body).await?;
     match body.trailers().and_then(grpc::ending) {
         Some(ending) => ending?,
@@ -199,6 +239,21 @@ where
     }
     grpc::check_encoding(&parts.headers).map_err(unreadable)?;
     grpc::unframe(&body.to_bytes()).map_err(unreadable)
+}
+
+/// What the head says of how the call ended, if it does.
+///
+/// # Errors
+/// It failed before its first message, which is told in the headers ("trailers-only"), or was not answered in gRPC.
+fn grpc_head(parts: &response::Parts) -> Result<Option<()>, Error> {
+    match grpc::ending(&parts.headers) {
+        Some(ending) => ending.map(Some),
+        None if parts.status.is_success() => Ok(None),
+        None => Err(Error::new(
+            Code::from_http(parts.status),
+            format!("the service answered with {}", parts.status),
+        )),
+    }
 }
 
 async fn read<B>(body: B) -> Result<http_body_util::Collected<Bytes>, Error>
@@ -214,15 +269,10 @@ where
         })
 }
 
-fn unreadable(source: impl Into<BoxError>) -> Error {
+pub(super) fn unreadable(source: impl Into<BoxError>) -> Error {
     Error::new(
         Code::Internal,
         "the answer of the service could not be read",
     )
     .with_source(source)
-}
-
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let seconds = headers.get(header::RETRY_AFTER)?.to_str().ok()?;
-    seconds.trim().parse().ok().map(Duration::from_secs)
 }

@@ -29,13 +29,23 @@ pub(super) const IDENTITY: &str = "identity";
 /// # Errors
 /// It is longer than four gigabytes.
 pub(super) fn frame<M: Message>(message: &M) -> Result<Vec<u8>, Error> {
+    let mut out = Vec::new();
+    append(message, &mut out)?;
+    Ok(out)
+}
+
+/// The same, behind what is in `out` already.
+///
+/// # Errors
+/// As [`frame`]; then nothing is appended.
+pub(super) fn append<M: Message>(message: &M, out: &mut Vec<u8>) -> Result<(), Error> {
     let len = message.encoded_len();
     let prefix = u32::try_from(len).map_err(Error::internal)?;
-    let mut out = Vec::with_capacity(PREFIX + len);
+    out.reserve(PREFIX + len);
     out.push(0);
     out.extend_from_slice(&prefix.to_be_bytes());
-    message.encode(&mut out);
-    Ok(out)
+    message.encode(out);
+    Ok(())
 }
 
 /// The one message in a body that has been read to its end.
@@ -80,6 +90,38 @@ fn compressed(how: &str) -> Error {
 pub(super) fn answer(frame: Vec<u8>) -> Body {
     let ok = HeaderMap::from_iter([(STATUS, HeaderValue::from_static("0"))]);
     Body::stream(Full::new(Bytes::from(frame)).with_trailers(std::future::ready(Some(Ok(ok)))))
+}
+
+/// What says how a stream ended, behind its last message.
+pub(super) fn trailers(ending: Result<(), Error>) -> HeaderMap {
+    let status = match ending {
+        Ok(()) => tonic::Status::new(tonic::Code::Ok, ""),
+        Err(error) => crate::wire::status(&error),
+    };
+    let mut trailers = HeaderMap::new();
+    if status.add_header(&mut trailers).is_err() {
+        // A message that no header can hold.
+        trailers.insert(STATUS, HeaderValue::from(status.code() as i32));
+    }
+    trailers
+}
+
+/// The first message in `bytes`, if it is there as a whole, and how many of them it takes.
+///
+/// # Errors
+/// There is something else, or a message longer than `limit`.
+pub(super) fn first<M: Message>(bytes: &[u8], limit: usize) -> Result<Option<(M, usize)>, Error> {
+    let Some(([_, len @ ..], _)) = bytes.split_first_chunk::<PREFIX>() else {
+        return Ok(None);
+    };
+    let len = u32::from_be_bytes(*len) as usize;
+    if len > limit {
+        return Err(Error::too_large(limit));
+    }
+    match bytes.get(..PREFIX + len) {
+        Some(frame) => Ok(Some((unframe(frame)?, frame.len()))),
+        None => Ok(None),
+    }
 }
 
 /// How the call ended, where the headers or trailers say so.

@@ -1,13 +1,13 @@
 //! Arguments and results as JSON, and what is wrong with JSON that is not what it should be.
 
 use serde::{
-    Serialize,
+    Deserialize, Serialize,
     de::{DeserializeOwned, IgnoredAny},
 };
 use serde_json::error::Category;
 
 use super::params::{Joined, Texts};
-use crate::Error;
+use crate::{Error, error::Problem};
 
 /// Reads arguments: `texts` from elsewhere, and the others from a body. No bytes at all are the same as no fields.
 ///
@@ -43,6 +43,45 @@ pub(super) fn decode<T: DeserializeOwned>(texts: &Texts<'_>, bytes: &[u8]) -> Re
 /// [`Code::Internal`](crate::Code::Internal): the type cannot be JSON, such as a map whose keys are no texts.
 pub(super) fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, Error> {
     serde_json::to_vec(value).map_err(Error::internal)
+}
+
+/// One line of a stream. The words are those of grpc-gateway, which others read already.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Line<T> {
+    Result(T),
+    /// Behind it there is nothing.
+    Error(Problem),
+}
+
+/// Appends one item of a stream as a line.
+///
+/// # Errors
+/// As [`encode`]; then nothing is appended.
+pub(super) fn line<T: Serialize>(item: &T, out: &mut Vec<u8>) -> Result<(), Error> {
+    let len = out.len();
+    if let Err(error) = serde_json::to_writer(&mut *out, &Line::Result(item)) {
+        out.truncate(len);
+        return Err(Error::internal(error));
+    }
+    out.push(b'\n');
+    Ok(())
+}
+
+/// Writes how a stream broke off as its last line.
+pub(super) fn last_line(error: &Error) -> Vec<u8> {
+    let mut line = serde_json::to_vec(&Line::<()>::Error(error.into()))
+        .expect("a problem has only texts and numbers");
+    line.push(b'\n');
+    line
+}
+
+/// Reads a line of a stream: an item, or the error that it broke off with.
+pub(super) fn read_line<T: DeserializeOwned>(line: &[u8]) -> serde_json::Result<Result<T, Error>> {
+    Ok(match serde_json::from_slice(line)? {
+        Line::Result(item) => Ok(item),
+        Line::Error(problem) => Err(problem.into()),
+    })
 }
 
 /// The field and the rule, out of serde's words, which have no other form than a text.

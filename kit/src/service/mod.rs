@@ -72,7 +72,9 @@ pub mod message;
 mod openapi;
 mod params;
 mod proto;
+mod received;
 pub mod schema;
+mod sent;
 pub mod server;
 
 use bytes::Bytes;

@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 use super::{
     params,
     schema::{FieldShape, Kind, MethodShape, Scalar, Service, Shape, Type},
+    sent::NDJSON,
 };
 use crate::{error::Problem, wire::IDEMPOTENCY_KEY};
 
@@ -61,12 +62,17 @@ impl Service {
             "description": "What went wrong, and which fields broke which rules.",
             "content": { Problem::CONTENT_TYPE: { "schema": reference(PROBLEM) } },
         });
+        let content = if method.method.streaming {
+            json!({ NDJSON: { "schema": line(schema(&method.response)) } })
+        } else {
+            json!({ "application/json": { "schema": schema(&method.response) } })
+        };
         let mut operation = json!({
             "operationId": method.name,
             "responses": {
                 "200": {
                     "description": "It was done.",
-                    "content": { "application/json": { "schema": schema(&method.response) } },
+                    "content": content,
                 },
                 "400": error,
                 "default": error,
@@ -94,6 +100,22 @@ impl Service {
         describe(&mut operation, lines.next().unwrap_or_default().trim());
         operation
     }
+}
+
+/// One line of a stream, which OpenAPI 3.1 cannot tell from the whole of it.
+fn line(item: Value) -> Value {
+    let only = |name: &str, schema: Value| {
+        json!({
+            "type": "object",
+            "properties": { name: schema },
+            "required": [name],
+            "additionalProperties": false,
+        })
+    };
+    json!({
+        "description": "Each line is one of these; an `error` is the last one, and an empty line says nothing.",
+        "oneOf": [only("result", item), only("error", reference(PROBLEM))],
+    })
 }
 
 const PROBLEM: &str = "problem-document";

@@ -34,7 +34,12 @@ fn rpc(text: &mut Text, method: &MethodShape) {
     text.comment(method.doc);
     let name = method.method.name;
     let (request, response) = (type_name(&method.request), type_name(&method.response));
-    let rpc = format!("rpc {name}({request}) returns ({response})");
+    let stream = if method.method.streaming {
+        "stream "
+    } else {
+        ""
+    };
+    let rpc = format!("rpc {name}({request}) returns ({stream}{response})");
     if method.method.idempotent {
         text.block(&rpc, |text| {
             text.line("option idempotency_level = IDEMPOTENT;");

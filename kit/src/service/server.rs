@@ -6,11 +6,17 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method as HttpMethod, Request, Response, StatusCode, header};
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{Unread, collect, grpc, json, message::Message, params};
+pub use super::sent::Outgoing;
+use super::{
+    Unread, collect, grpc, json,
+    message::Message,
+    params,
+    sent::{NDJSON, Sent},
+};
 use crate::{
     BoxError, Context, Error, Rejection,
     body::{Body, BodyLimit},
-    context::{Deadline, IdempotencyKey},
+    context::{CallersDeadline, Deadline, IdempotencyKey},
     error::Code,
     name::Method,
     wire::{IDEMPOTENCY_KEY, Wire},
@@ -98,11 +104,11 @@ pub fn route<B>(methods: &'static [Method], request: &Request<B>) -> Result<usiz
     }
     let mut allowed: Vec<_> = methods.iter().filter(fits).map(verb_of).collect();
     if allowed.is_empty() {
-        return Err(Refusal {
-            error: Error::new(Code::Unimplemented, "there is no such method"),
-            status: Some(StatusCode::NOT_FOUND),
-            hint: None,
-        });
+        let code = match Wire::of(request.headers()) {
+            Wire::Json => Code::NotFound,
+            Wire::Grpc => Code::Unimplemented,
+        };
+        return Err(Error::new(code, "there is no such method").into());
     }
     if allowed.contains(&&HttpMethod::GET) {
         allowed.push(&HttpMethod::HEAD);
@@ -165,6 +171,64 @@ where
         Some(longest) => tokio::time::timeout_at(longest.instant(), call)
             .await
             .unwrap_or_else(|_| wire.error(Rejection::DeadlineExceeded.into())),
+    };
+    response.extensions_mut().insert(method);
+    response
+}
+
+/// The same for a method that streams: `handler` hands its stream to [`Outgoing`], and the response is there as soon as
+/// there is a stream.
+///
+/// On gRPC its items are messages, and how it ended stands in the trailers. As JSON they are lines,
+/// `application/x-ndjson`: `{"result": ...}` for each item, and `{"error": ...}` with a problem document at the end of a
+/// stream that broke off; an empty line says that there is nothing new.
+///
+/// The caller's deadline and the method's timeout hold for the whole stream. What the server's own stack adds to them
+/// bounds the wait for its beginning only.
+pub async fn streaming<B, Q, P, H, F>(
+    method: &'static Method,
+    mut request: Request<B>,
+    handler: H,
+) -> Response<Body>
+where
+    B: RequestBody,
+    Q: DeserializeOwned + Message,
+    P: Serialize + Message,
+    H: FnOnce(Context, Q, Outgoing<P>) -> F,
+    F: Future<Output = Result<(), Error>> + Send + 'static,
+{
+    let wire = Wire::of(request.headers());
+    let extensions = request.extensions_mut();
+    let callers = match extensions.get::<CallersDeadline>() {
+        Some(CallersDeadline(deadline)) => *deadline,
+        None => Context::of(extensions).deadline,
+    };
+    let own = method.timeout.map(Deadline::after);
+    let deadline = callers.into_iter().chain(own).min();
+    let begin = async {
+        let (mut ctx, arguments) = arguments(wire, method, request).await?;
+        ctx.deadline = deadline;
+        let mut sent = Box::pin(Sent::new(wire, deadline, |outgoing| {
+            handler(ctx, arguments, outgoing)
+        }));
+        sent.as_mut().begun().await?;
+        Ok(sent)
+    };
+    let begun: Result<_, Refusal> = match deadline {
+        None => begin.await,
+        Some(deadline) => tokio::time::timeout_at(deadline.instant(), begin)
+            .await
+            .unwrap_or_else(|_| Err(Error::from(Rejection::DeadlineExceeded).into())),
+    };
+    let mut response = match begun {
+        Ok(sent) => {
+            let content_type = match wire {
+                Wire::Json => NDJSON,
+                Wire::Grpc => grpc::CONTENT_TYPE,
+            };
+            answer(Body::stream(sent), content_type)
+        }
+        Err(refusal) => refusal.into_response(wire),
     };
     response.extensions_mut().insert(method);
     response
@@ -238,9 +302,13 @@ fn write<P: Serialize + Message>(wire: Wire, reply: &P) -> Result<Response<Body>
         Wire::Json => (Body::full(json::encode(reply)?), "application/json"),
         Wire::Grpc => (grpc::answer(grpc::frame(reply)?), grpc::CONTENT_TYPE),
     };
+    Ok(answer(body, content_type))
+}
+
+fn answer(body: Body, content_type: &'static str) -> Response<Body> {
     let mut response = Response::new(body);
     response
         .headers_mut()
         .insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
-    Ok(response)
+    response
 }

@@ -20,7 +20,7 @@ use sqlx::{
 };
 use tokio::time::{self, Instant};
 
-pub use outbox::{OUTBOX, Queued};
+pub use outbox::{Deliver, OUTBOX, Queued, StoredOutbox};
 
 use crate::Error;
 

@@ -1,6 +1,6 @@
-//! The storage of an [`Outbox`](crate::outbox::Outbox): one table beside those of the service.
+//! The storage of an [`Outbox`]: one table beside those of the service.
 
-use std::time::Duration;
+use std::{future::Future, time::Duration};
 
 use serde::{Serialize, de::DeserializeOwned};
 use sqlx::SqliteConnection;
@@ -11,11 +11,75 @@ use crate::{
     Context, Error,
     context::TraceContext,
     error::Chain,
-    outbox::{Leased, Settlement},
+    outbox::{Leased, Outbox, Settlement, Undelivered},
 };
 
 /// The migration that makes the table.
 pub const OUTBOX: &str = include_str!("outbox.sql");
+
+/// Who delivers the messages of a [`StoredOutbox`].
+pub trait Deliver: Send + Sync + 'static {
+    /// What a message says; stored as JSON.
+    type Payload: DeserializeOwned + Send + Sync + 'static;
+
+    /// Delivers one message, under [its id](Queued::id) as the idempotency key. Cancelled after half of the lease.
+    fn deliver(
+        &self,
+        message: &Queued<Self::Payload>,
+    ) -> impl Future<Output = Result<(), Undelivered>> + Send;
+
+    /// Writes down elsewhere what became of a message, in the transaction in which the table learns it. Does nothing
+    /// where nobody needs it.
+    fn settled(
+        &self,
+        _connection: &mut SqliteConnection,
+        _message: &Queued<Self::Payload>,
+        _settlement: &Settlement,
+    ) -> impl Future<Output = Result<(), Error>> + Send {
+        async { Ok(()) }
+    }
+}
+
+/// The table of a database as an [`Outbox`], for the worker.
+#[derive(Clone, Debug)]
+pub struct StoredOutbox<D> {
+    /// Where messages wait, in the table of [`OUTBOX`].
+    pub database: Database,
+    /// Who delivers them.
+    pub deliver: D,
+}
+
+impl<D: Deliver> Outbox for StoredOutbox<D> {
+    type Message = Queued<D::Payload>;
+
+    async fn lease(
+        &self,
+        limit: usize,
+        lease: Duration,
+    ) -> Result<Vec<Leased<Self::Message>>, Error> {
+        Queued::lease(&self.database, limit, lease).await
+    }
+
+    async fn deliver(&self, message: &Self::Message) -> Result<(), Undelivered> {
+        self.deliver.deliver(message).await
+    }
+
+    async fn settle(
+        &self,
+        leased: &Leased<Self::Message>,
+        settlement: Settlement,
+    ) -> Result<(), Error> {
+        let mut transaction = self.database.write().await?;
+        if Queued::settle(&mut transaction, leased, &settlement).await? {
+            let message = &leased.message;
+            self.deliver
+                .settled(&mut transaction, message, &settlement)
+                .await?;
+        }
+        transaction.commit().await?;
+        Ok(())
+    }
+}
 
 /// A message in the table.
 #[derive(Clone, Debug)]
@@ -59,8 +123,8 @@ impl<M: Serialize> Queued<M> {
 }
 
 impl<M: DeserializeOwned> Queued<M> {
-    /// [`Outbox::lease`](crate::outbox::Outbox::lease) for messages of this type.
-    pub async fn lease(
+    /// [`Outbox::lease`] for messages of this type.
+    async fn lease(
         database: &Database,
         limit: usize,
         lease: Duration,
@@ -108,10 +172,9 @@ impl<M: DeserializeOwned> Queued<M> {
 }
 
 impl<M> Queued<M> {
-    /// [`Outbox::settle`](crate::outbox::Outbox::settle), in the transaction that `connection` is in: forgets what
-    /// was delivered, and keeps what failed with the reason. Says whether the lease was still valid; if not,
-    /// nothing was changed.
-    pub async fn settle(
+    /// [`Outbox::settle`], in the transaction that `connection` is in: forgets what was delivered, and keeps what
+    /// failed with the reason. Says whether the lease was still valid; if not, nothing was changed.
+    async fn settle(
         connection: &mut SqliteConnection,
         leased: &Leased<Self>,
         settlement: &Settlement,

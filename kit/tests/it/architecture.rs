@@ -10,6 +10,7 @@ use std::{
 const VOCABULARY: &[&str] = &[
     "body",
     "classify",
+    "clock",
     "context",
     "endpoint",
     "error",
@@ -17,6 +18,7 @@ const VOCABULARY: &[&str] = &[
     "name",
     "policy",
     "rejection",
+    "sync",
     "wire",
 ];
 /// Speak of the vocabulary only, never of each other.
@@ -41,7 +43,7 @@ const ROOMS: &[&str] = &[
 const ASSEMBLY: &[&str] = &["client", "config", "server", "service", "sqlite"];
 
 /// All Rust files below a folder of the workspace, what was built left out.
-fn rust_files(dir: &str) -> Vec<PathBuf> {
+pub(crate) fn rust_files(dir: &str) -> Vec<PathBuf> {
     fn walk(dir: &Path, found: &mut Vec<PathBuf>) {
         for entry in fs::read_dir(dir).unwrap() {
             let path = entry.unwrap().path();

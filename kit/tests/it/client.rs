@@ -1,5 +1,7 @@
 //! The assembled client against real servers on the loopback interface: the outbound stack in its order.
 
+mod health;
+
 use std::{
     convert::Infallible,
     net::SocketAddr,
@@ -26,6 +28,7 @@ use kit::{
     client::{Client, ClientConfig},
     discovery::Fixed,
     event,
+    hedge::HedgeConfig,
     policy::Ratio,
     rejection::{NotSent, find_cause},
 };
@@ -197,13 +200,18 @@ async fn a_refused_connection_says_that_the_request_never_arrived() {
 
 #[tokio::test]
 async fn a_connection_that_breaks_after_the_request_says_that_the_peer_may_have_acted() {
-    let peer = Peer::raw(|mut stream| async move {
+    let http1 = Peer::raw(|mut stream| async move {
         // Takes something of the request and hangs up.
         let _ = stream.read(&mut [0; 64]).await;
     })
     .await;
-    let client = once([peer.authority()]);
-    for version in [Version::HTTP_11, Version::HTTP_2] {
+    let http2 = Peer::raw(|stream| async move {
+        let mut connection = h2::server::handshake(stream).await.unwrap();
+        let _request = connection.accept().await;
+    })
+    .await;
+    for (peer, version) in [(http1, Version::HTTP_11), (http2, Version::HTTP_2)] {
+        let client = once([peer.authority()]);
         let error = ask(&client, version).await.unwrap_err();
         assert_eq!(
             classify_error(&error).retry,
@@ -369,6 +377,95 @@ async fn an_endpoint_that_fails_again_and_again_is_not_asked_any_more() {
         failures += u32::from(response.status().is_server_error());
     }
     assert!(failures <= 5, "{failures}");
+}
+
+/// An endpoint that counts what it is asked, and never does it.
+async fn busy() -> (Peer, Arc<AtomicUsize>) {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&asked);
+    let peer = Peer::http(move |_| {
+        count.fetch_add(1, SeqCst);
+        let mut response = Response::new(Full::default());
+        *response.status_mut() = http::StatusCode::SERVICE_UNAVAILABLE;
+        response
+    });
+    (peer.await, asked)
+}
+
+#[tokio::test]
+async fn a_retry_does_not_wait_behind_an_open_circuit() {
+    let mut config = ClientConfig {
+        // Whoever waits until the circuit lets a probe through is not answered in time.
+        timeout: Duration::from_secs(10),
+        ..ClientConfig::default()
+    };
+    config.circuit_breaker.consecutive_failures = NonZeroU32::MIN;
+    config.circuit_breaker.open_for = Duration::from_secs(60);
+    config.balance.panic_threshold = Ratio::ZERO;
+    config.balance.penalty = Duration::ZERO;
+    let ((failing, asked), well) = (busy().await, echo().await);
+    let client = client_with([failing.authority(), well.authority()], config.clone());
+    // So that it is a retry that comes to the open circuit, with the one endpoint tried and the other one not.
+    for _ in 0..50 {
+        let answer = client.clone().oneshot(get()).await.unwrap();
+        assert_eq!(answer.status(), 200);
+    }
+    assert_eq!(asked.load(SeqCst), 1);
+
+    // There is no other one: it is refused at once.
+    let client = client_with([failing.authority()], config);
+    let error = client.clone().oneshot(get()).await.unwrap_err();
+    assert!(matches!(
+        Rejection::find(&*error),
+        Some(Rejection::CircuitOpen { .. })
+    ));
+    assert_eq!(asked.load(SeqCst), 2);
+}
+
+#[tokio::test]
+async fn a_hedge_goes_to_another_endpoint() {
+    let (silent, peer) = (Peer::silent().await, echo().await);
+    let mut config = ClientConfig {
+        attempt_timeout: Duration::from_secs(5),
+        hedge: Some(HedgeConfig {
+            delay: Some(Duration::from_millis(20)),
+            ..HedgeConfig::default()
+        }),
+        ..ClientConfig::default()
+    };
+    config.balance.initial_latency = Duration::ZERO;
+    for _ in 0..10 {
+        let client = client_with([silent.authority(), peer.authority()], config.clone());
+        for _ in 0..3 {
+            client.clone().oneshot(get()).await.unwrap();
+        }
+    }
+    assert!(silent.connections() > 0, "it was never asked");
+}
+
+#[tokio::test]
+async fn a_grpc_error_before_the_first_message_is_seen_and_the_call_made_again() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&asked);
+    let peer = Peer::http(move |_| {
+        let status = match count.fetch_add(1, SeqCst) {
+            0 => "14",
+            _ => "0",
+        };
+        let response = Response::builder()
+            .header("content-type", "application/grpc")
+            .header("grpc-status", status);
+        response.body(Full::default()).unwrap()
+    })
+    .await;
+    let mut request = request(Version::HTTP_2);
+    let grpc = http::HeaderValue::from_static("application/grpc");
+    request.headers_mut().insert("content-type", grpc);
+    let key = "k".parse().unwrap();
+    Context::of_mut(request.extensions_mut()).idempotency_key = Some(key);
+    let answer = client([peer.authority()]).oneshot(request).await.unwrap();
+    assert_eq!(answer.headers()["grpc-status"], "0");
+    assert_eq!(asked.load(SeqCst), 2);
 }
 
 #[tokio::test]

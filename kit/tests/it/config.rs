@@ -51,3 +51,18 @@ fn a_misspelt_key_is_refused_by_its_name() {
     let refusal = "refused: configuration: server.drain.inflight (KIT_SERVER__DRAIN__INFLIGHT): unknown field";
     assert!(said.contains(refusal), "{said}");
 }
+
+#[test]
+fn the_file_in_the_readme_is_understood() {
+    let readme = include_str!("../../../README.md");
+    let (_, rest) = readme.split_once("```toml\n").unwrap();
+    let (file, _) = rest.split_once("```").unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("kit.toml");
+    std::fs::write(&path, file).unwrap();
+    let said = said(&[("KIT_CONFIG", path.to_str().unwrap())]);
+    assert!(said.contains("loaded: "), "{said}");
+    for part in ["eu-1a", "/readyz", "slow_call: Some(1s)"] {
+        assert!(said.contains(part), "{part} in {said}");
+    }
+}

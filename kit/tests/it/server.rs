@@ -2,6 +2,7 @@
 
 mod bounds;
 mod drain;
+mod rolling;
 mod telemetry;
 
 use std::{convert::Infallible, net::SocketAddr, num::NonZeroUsize, time::Duration};

@@ -15,13 +15,13 @@ use std::{path::PathBuf, sync::Arc};
 use kit::{
     BoxError,
     client::{Client, ClientConfig},
-    discovery::{ConsulConfig, DiscoveryConfig, Source},
+    discovery::{DiscoveryConfig, Policies, Source},
     log::LogConfig,
     metrics::observer,
     name::ServiceName,
     outbox::{OutboxConfig, Wake, Worker},
-    server::{Listeners, RunOptions, ServerConfig, instance},
-    sqlite::Database,
+    server::{Listeners, RunOptions, ServerConfig, registration},
+    sqlite::{Database, StoredOutbox},
 };
 use serde::Deserialize;
 use tower::Layer;
@@ -82,27 +82,32 @@ pub async fn run(
             observer(),
         ))
     };
+    let (users, notificator) = (client("users")?, client("notificator")?);
+    let inbound = app::inbound(&config.server, &service);
+    // For as long as it runs, where that is configured.
+    let policies = Policies::from_config(&config.discovery, &source, &service, observer());
+    let _followed = (
+        inbound.follow(&policies),
+        users.follow(&policies),
+        notificator.follow(&policies),
+    );
     let wake = Wake::new();
     let tracker = Tracker {
         database: database.clone(),
-        users: UsersClient::json(client("users")?),
+        users: UsersClient::json(users),
         wake: wake.clone(),
     };
-    let app = app::inbound(&config.server, &service).layer(BugsServer::new(tracker));
+    let app = inbound.layer(BugsServer::new(tracker));
 
-    let mails = Mails {
+    let mails = StoredOutbox {
         database: database.clone(),
-        notificator: NotificatorClient::grpc(client("notificator")?),
+        deliver: Mails {
+            notificator: NotificatorClient::grpc(notificator),
+        },
     };
     let worker = Worker::start(Arc::new(mails), config.outbox, wake);
 
-    let registration = match (&config.discovery.consul, source.consul()) {
-        (Some(ConsulConfig { address, .. }), Some(consul)) => {
-            let instance = instance(&service, &listeners, &config.server, address).await?;
-            Some(consul.registration(instance))
-        }
-        _ => None,
-    };
+    let registration = registration(&service, &listeners, &config.server, &source).await?;
     let options = RunOptions {
         service,
         version: env!("CARGO_PKG_VERSION"),

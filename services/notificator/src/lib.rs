@@ -14,13 +14,13 @@ use std::{path::PathBuf, sync::Arc};
 
 use kit::{
     BoxError,
-    discovery::{ConsulConfig, DiscoveryConfig, Source},
+    discovery::{DiscoveryConfig, Policies, Source},
     log::LogConfig,
     metrics::observer,
     name::ServiceName,
     outbox::{OutboxConfig, Wake, Worker},
-    server::{Listeners, RunOptions, ServerConfig, instance},
-    sqlite::Database,
+    server::{Listeners, RunOptions, ServerConfig, registration},
+    sqlite::{Database, StoredOutbox},
 };
 use serde::Deserialize;
 use tower::Layer;
@@ -93,22 +93,23 @@ pub async fn run(
         letterhead: Arc::clone(&letterhead),
         wake: wake.clone(),
     };
-    let app = app::inbound(&config.server, &service).layer(NotificatorServer::new(counter));
+    let inbound = app::inbound(&config.server, &service);
+    // For as long as it runs, where that is configured.
+    let policies = Policies::from_config(&config.discovery, &source, &service, observer());
+    let _followed = inbound.follow(&policies);
+    let app = inbound.layer(NotificatorServer::new(counter));
 
-    let round = Round {
+    let round = StoredOutbox {
         database: database.clone(),
-        letterhead,
-        transport,
+        deliver: Round {
+            database: database.clone(),
+            letterhead,
+            transport,
+        },
     };
     let worker = Worker::start(Arc::new(round), config.delivery, wake);
 
-    let registration = match (&config.discovery.consul, source.consul()) {
-        (Some(ConsulConfig { address, .. }), Some(consul)) => {
-            let instance = instance(&service, &listeners, &config.server, address).await?;
-            Some(consul.registration(instance))
-        }
-        _ => None,
-    };
+    let registration = registration(&service, &listeners, &config.server, &source).await?;
     let options = RunOptions {
         service,
         version: env!("CARGO_PKG_VERSION"),

@@ -1,12 +1,13 @@
 //! What the notificator does: takes mails in, and brings them to their goal.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use kit::{
     Context, Error,
-    outbox::{Leased, Outbox, Settlement, Undelivered, Wake},
-    sqlite::{self, Database, Queued},
+    outbox::{Settlement, Undelivered, Wake},
+    sqlite::{self, Database, Deliver, Queued},
 };
+use sqlx::SqliteConnection;
 use uuid::Uuid;
 
 use crate::{
@@ -69,16 +70,8 @@ pub(crate) struct Round {
     pub(crate) transport: Transport,
 }
 
-impl Outbox for Round {
-    type Message = Queued<MailId>;
-
-    async fn lease(
-        &self,
-        limit: usize,
-        lease: Duration,
-    ) -> Result<Vec<Leased<Queued<MailId>>>, Error> {
-        Queued::lease(&self.database, limit, lease).await
-    }
+impl Deliver for Round {
+    type Payload = MailId;
 
     async fn deliver(&self, queued: &Queued<MailId>) -> Result<(), Undelivered> {
         let id = &queued.payload;
@@ -90,11 +83,12 @@ impl Outbox for Round {
         self.transport.deliver(id, message).await
     }
 
-    async fn settle(
+    async fn settled(
         &self,
-        leased: &Leased<Queued<MailId>>,
-        settlement: Settlement,
+        connection: &mut SqliteConnection,
+        queued: &Queued<MailId>,
+        settlement: &Settlement,
     ) -> Result<(), Error> {
-        store::settle(&self.database, leased, &settlement).await
+        store::settled(connection, &queued.payload, settlement).await
     }
 }

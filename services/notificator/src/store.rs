@@ -3,9 +3,10 @@
 use kit::{
     Context, Error,
     context::IdempotencyKey,
-    outbox::{Leased, Settlement},
+    outbox::Settlement,
     sqlite::{Database, Queued},
 };
+use sqlx::SqliteConnection;
 
 use crate::{
     api::{MailId, MailStatus, State},
@@ -94,10 +95,10 @@ pub(crate) async fn status(database: &Database, id: &MailId) -> Result<Option<Ma
     }))
 }
 
-/// Writes down what became of a delivery, in the queue and in the mail's status: both or neither.
-pub(crate) async fn settle(
-    database: &Database,
-    leased: &Leased<Queued<MailId>>,
+/// Writes down what became of a delivery, in the transaction that `connection` is in.
+pub(crate) async fn settled(
+    connection: &mut SqliteConnection,
+    id: &MailId,
     settlement: &Settlement,
 ) -> Result<(), Error> {
     let (status, reason) = match settlement {
@@ -105,15 +106,11 @@ pub(crate) async fn settle(
         Settlement::Postponed { reason, .. } => ("queued", Some(reason.message())),
         Settlement::Failed { reason } => ("failed", Some(reason.message())),
     };
-    let mut transaction = database.write().await?;
-    if Queued::settle(&mut transaction, leased, settlement).await? {
-        sqlx::query("UPDATE mails SET status = ?, reason = ? WHERE id = ?")
-            .bind(status)
-            .bind(reason)
-            .bind(&leased.message.payload.0)
-            .execute(&mut *transaction)
-            .await?;
-    }
-    transaction.commit().await?;
+    sqlx::query("UPDATE mails SET status = ?, reason = ? WHERE id = ?")
+        .bind(status)
+        .bind(reason)
+        .bind(&id.0)
+        .execute(connection)
+        .await?;
     Ok(())
 }

@@ -15,13 +15,13 @@ use std::{path::PathBuf, sync::Arc};
 use kit::{
     BoxError,
     client::{Client, ClientConfig},
-    discovery::{ConsulConfig, DiscoveryConfig, Source},
+    discovery::{DiscoveryConfig, Policies, Source},
     log::LogConfig,
     metrics::observer,
     name::ServiceName,
     outbox::{OutboxConfig, Wake, Worker},
-    server::{Listeners, RunOptions, ServerConfig, instance},
-    sqlite::Database,
+    server::{Listeners, RunOptions, ServerConfig, registration},
+    sqlite::{Database, StoredOutbox},
 };
 use serde::Deserialize;
 use tower::Layer;
@@ -77,22 +77,22 @@ pub async fn run(
         database: database.clone(),
         wake: wake.clone(),
     };
-    let app = app::inbound(&config.server, &service).layer(UsersServer::new(registry));
+    let inbound = app::inbound(&config.server, &service);
+    let app = inbound.layer(UsersServer::new(registry));
 
     let notificator = Client::new(&source, "notificator".parse()?, config.client, observer());
-    let mails = Mails {
+    // For as long as it runs, where that is configured.
+    let policies = Policies::from_config(&config.discovery, &source, &service, observer());
+    let _followed = (inbound.follow(&policies), notificator.follow(&policies));
+    let mails = StoredOutbox {
         database: database.clone(),
-        notificator: NotificatorClient::grpc(notificator),
+        deliver: Mails {
+            notificator: NotificatorClient::grpc(notificator),
+        },
     };
     let worker = Worker::start(Arc::new(mails), config.outbox, wake);
 
-    let registration = match (&config.discovery.consul, source.consul()) {
-        (Some(ConsulConfig { address, .. }), Some(consul)) => {
-            let instance = instance(&service, &listeners, &config.server, address).await?;
-            Some(consul.registration(instance))
-        }
-        _ => None,
-    };
+    let registration = registration(&service, &listeners, &config.server, &source).await?;
     let options = RunOptions {
         service,
         version: env!("CARGO_PKG_VERSION"),

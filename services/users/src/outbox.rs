@@ -1,11 +1,9 @@
 //! Mails that wait in the database until the notificator has taken them.
 
-use std::time::Duration;
-
 use kit::{
-    Code, Error,
-    outbox::{Leased, Outbox, Settlement, Undelivered},
-    sqlite::{Database, Queued},
+    Code,
+    outbox::Undelivered,
+    sqlite::{Deliver, Queued},
 };
 use serde::{Deserialize, Serialize};
 
@@ -22,25 +20,15 @@ pub(crate) struct Mail {
     pub(crate) body: String,
 }
 
-/// Hands the mails in `database` over to `notificator`.
+/// Hands mails over to the notificator.
 #[derive(Debug)]
 pub(crate) struct Mails<N> {
-    /// Where they wait.
-    pub(crate) database: Database,
     /// Who takes them.
     pub(crate) notificator: N,
 }
 
-impl<N: Notificator> Outbox for Mails<N> {
-    type Message = Queued<Mail>;
-
-    async fn lease(
-        &self,
-        limit: usize,
-        lease: Duration,
-    ) -> Result<Vec<Leased<Queued<Mail>>>, Error> {
-        Queued::lease(&self.database, limit, lease).await
-    }
+impl<N: Notificator> Deliver for Mails<N> {
+    type Payload = Mail;
 
     async fn deliver(&self, queued: &Queued<Mail>) -> Result<(), Undelivered> {
         let key = format!("users/{}", queued.id);
@@ -53,16 +41,5 @@ impl<N: Notificator> Outbox for Mails<N> {
             Err(error) if error.code() == Code::InvalidArgument => Err(Undelivered::Never(error)),
             Err(error) => Err(Undelivered::Again(error)),
         }
-    }
-
-    async fn settle(
-        &self,
-        leased: &Leased<Queued<Mail>>,
-        settlement: Settlement,
-    ) -> Result<(), Error> {
-        let mut transaction = self.database.write().await?;
-        Queued::settle(&mut transaction, leased, &settlement).await?;
-        transaction.commit().await?;
-        Ok(())
     }
 }

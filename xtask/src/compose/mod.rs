@@ -1,4 +1,5 @@
-//! `cargo xtask compose-test`: docker-compose.yml, brought up, tried, hurt and taken down again.
+//! `cargo xtask compose-test`: docker-compose.yml, brought up, tried, hurt and taken down again; then the same for the
+//! one that `docs/tutorial.md` generates.
 
 mod checks;
 mod images;
@@ -9,7 +10,7 @@ use std::process::Command;
 use anyhow::{Result, ensure};
 
 use self::stack::Stack;
-use crate::command::{announce, output};
+use crate::command::{self, announce, cargo, output};
 
 /// Runs the whole of it. Whatever happens, nothing but images is left in the engine.
 pub(crate) fn run() -> Result<()> {
@@ -17,7 +18,8 @@ pub(crate) fn run() -> Result<()> {
         output(docker().args(["version", "--format", "{{.Server.Version}}"])).is_ok(),
         "no Docker engine answers"
     );
-    let stack = Stack::new(images::variables()?)?;
+    let images = images::variables()?;
+    let stack = Stack::new(images.clone())?;
 
     let taken_down_at_the_end = stack.take_down_at_the_end()?;
     announce("Building the services");
@@ -32,6 +34,10 @@ pub(crate) fn run() -> Result<()> {
     }
     drop(taken_down_at_the_end);
     result?;
+
+    announce("The tutorial, with containers");
+    let mut tutorial = cargo(&["test", "--package", "kit-cli", "--test", "new", "tutorial"]);
+    command::run(tutorial.env("KIT_TEST_DOCKER", "1").envs(images))?;
     println!("\ncompose-test passed");
     Ok(())
 }

@@ -15,8 +15,8 @@ use crate::names::{rename_field, rename_variant};
 pub(crate) fn expand(item: TokenStream) -> Result<TokenStream> {
     let item: DeriveInput = parse2(item)?;
     if let Some(generic) = item.generics.params.first() {
-        return Err(Error::new(
-            generic.span(),
+        return Err(Error::new_spanned(
+            generic,
             "a message has no generics: it is one type of protobuf",
         ));
     }
@@ -25,8 +25,8 @@ pub(crate) fn expand(item: TokenStream) -> Result<TokenStream> {
             Fields::Unnamed(fields) if fields.unnamed.len() == 1 => {
                 Ok(newtype(&item, &fields.unnamed[0]))
             }
-            Fields::Unnamed(fields) => Err(Error::new(
-                fields.span(),
+            Fields::Unnamed(fields) => Err(Error::new_spanned(
+                fields,
                 "the fields of a message have names; only a struct around one value may be a tuple",
             )),
             Fields::Named(fields) => message(&item, fields.named.iter().collect()),
@@ -162,8 +162,8 @@ fn enumeration(item: &DeriveInput, data: &DataEnum) -> Result<TokenStream> {
     let (mut tos, mut froms, mut shapes) = (vec![], vec![], vec![]);
     for variant in &data.variants {
         if !matches!(variant.fields, Fields::Unit) {
-            return Err(Error::new(
-                variant.fields.span(),
+            return Err(Error::new_spanned(
+                &variant.fields,
                 "the variants of an enum that gRPC carries have no data",
             ));
         }
@@ -284,81 +284,68 @@ fn newtype(item: &DeriveInput, field: &Field) -> TokenStream {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::marked;
 
     #[test]
-    fn each_misuse_is_told() {
+    fn each_misuse_is_told_at_its_token() {
         for (item, message) in [
+            ("struct A<«T»> { x: T }", "a message has no generics"),
             (
-                quote!(
-                    struct A<T> {
-                        x: T,
-                    }
-                ),
-                "a message has no generics",
-            ),
-            (
-                quote!(
-                    struct A(u32, u32);
-                ),
+                "struct A«(u32, u32)»;",
                 "the fields of a message have names",
             ),
+            ("enum A { B«(u32)» }", "have no data"),
+            ("enum A { B «{ x: u32 }» }", "have no data"),
+            ("enum «A» {}", "needs a variant"),
+            ("«union» A { x: u32 }", "a union cannot be a message"),
             (
-                quote!(
-                    enum A {
-                        B(u32),
-                    }
-                ),
-                "have no data",
-            ),
-            (
-                quote!(
-                    enum A {}
-                ),
-                "needs a variant",
-            ),
-            (quote!(union A { x: u32 }), "a union cannot be a message"),
-            (
-                quote!(
-                    struct A {
-                        #[kit(tag = 0)]
-                        x: u32,
-                    }
-                ),
+                "struct A { #[kit(tag = «0»)] x: u32 }",
                 "between 1 and 536870911",
             ),
             (
-                quote!(
-                    struct A {
-                        #[kit(tag = 19_500)]
-                        x: u32,
-                    }
-                ),
+                "struct A { #[kit(tag = «19_500»)] x: u32 }",
+                "not between 19000",
+            ),
+            (
+                "struct A { #[kit(tag = «536870912»)] x: u32 }",
                 "between 1 and 536870911",
             ),
             (
-                quote!(
-                    struct A {
-                        #[kit(tga = 1)]
-                        x: u32,
-                    }
-                ),
-                "the only setting here is `tag",
+                "struct A { #[kit(tag = «\"3\"»)] x: u32 }",
+                "expected integer literal",
+            ),
+            ("struct A { #[kit(tag = «-1»)] x: u32 }", "invalid digit"),
+            (
+                "struct A { #[kit(«tga» = 1)] x: u32 }",
+                "did you mean `tag`?",
+            ),
+            ("enum A { #[kit(«number» = 1)] B }", "known here: `tag`"),
+            (
+                "struct A { #[kit(tag = 1, «tag» = 2)] x: u32 }",
+                "said twice",
             ),
             (
-                quote!(
-                    struct A {
-                        #[kit(tag = 2)]
-                        x: u32,
-                        y: u32,
-                        #[kit(tag = 3)]
-                        z: u32,
-                    }
-                ),
+                "struct A { #[kit(tag = 1)] #[kit(«tag» = 2)] x: u32 }",
+                "said twice",
+            ),
+            (
+                "struct A { x: u32, #[kit(tag = «1»)] y: u32 }",
+                "`x` has the number 1 already",
+            ),
+            (
+                "struct A { #[kit(tag = 2)] x: u32, y: u32, #[kit(tag = «3»)] z: u32 }",
                 "`y` has the number 3 already",
             ),
+            (
+                "struct A { #[kit(tag = 2)] x: u32, #[kit(tag = 1)] y: u32, «z»: u32 }",
+                "`x` has the number 2 already",
+            ),
+            (
+                "enum A { B, #[kit(tag = «1»)] C }",
+                "`B` has the number 1 already",
+            ),
         ] {
-            let error = expand(item.clone()).unwrap_err().to_string();
-            assert!(error.contains(message), "{item}: {error}");
+            marked::check(item, message, |item| expand(item).map(drop));
         }
     }
 }

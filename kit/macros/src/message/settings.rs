@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use proc_macro2::Span;
 use syn::{Attribute, Error, Ident, LitInt, LitStr, Result};
 
-use crate::names::doc;
+use crate::names::{doc, unknown};
 
 /// What `#[kit(...)]` and `#[serde(...)]` say about a type, a field or a variant.
 #[derive(Default)]
@@ -27,11 +27,15 @@ impl Settings {
                 attribute.parse_nested_meta(|meta| {
                     if meta.path.is_ident("tag") {
                         let tag: LitInt = meta.value()?.parse()?;
-                        settings.tag = Some((check_tag(&tag)?, tag.span()));
+                        let number = (check_tag(&tag)?, tag.span());
+                        if settings.tag.replace(number).is_some() {
+                            let message = "the number is said twice";
+                            return Err(Error::new_spanned(&meta.path, message));
+                        }
                     } else if meta.path.is_ident("undocumented") {
                         settings.undocumented = true;
                     } else {
-                        return Err(meta.error("the only setting here is `tag = ...`"));
+                        return Err(unknown(&meta.path, &["tag"]));
                     }
                     Ok(())
                 })?;

@@ -2,11 +2,11 @@
 
 use proc_macro2::{Span, TokenStream};
 use quote::{format_ident, quote, quote_spanned};
-use syn::{Ident, ItemTrait, spanned::Spanned};
+use syn::{Ident, ItemTrait, parse_quote, spanned::Spanned};
 
 use super::{
     module_name,
-    parse::{Method, Reply},
+    parse::{Method, Reply, replied},
     request_name, unused,
 };
 
@@ -19,19 +19,37 @@ pub(super) fn client(item: &ItemTrait, methods: &[Method]) -> TokenStream {
         let (ctx, output) = (&method.ctx, &method.output);
         let names: Vec<_> = method.arguments.iter().map(|a| &a.name).collect();
         let types = method.arguments.iter().map(|a| &a.ty);
-        let reply = match method.reply {
-            Reply::Nothing => quote! {
-                .map(|::kit::service::generated::Empty {}| ())
-            },
-            Reply::Message(_) => quote!(),
+        let mut output = output.clone();
+        // A type that cannot be an answer is told where it stands.
+        let span = match &method.reply {
+            Reply::Nothing => output.span(),
+            Reply::Message(ty) | Reply::Stream(ty) => ty.span(),
+        };
+        let unary = quote_spanned!(span=> unary);
+        let (call, reply, refine) = match &method.reply {
+            Reply::Nothing => (
+                unary,
+                quote!(.map(|::kit::service::generated::Empty {}| ())),
+                quote!(),
+            ),
+            Reply::Message(_) => (unary, quote!(), quote!()),
+            Reply::Stream(item) => {
+                // Named, so that who has the client itself may keep the stream for longer than the client.
+                if let Some(replied) = replied(&mut output) {
+                    *replied = parse_quote!(::kit::service::client::Items<#item>);
+                }
+                let refine = quote!(#[allow(refining_impl_trait, reason = "it is named")]);
+                (quote_spanned!(span=> stream), quote!(), refine)
+            }
         };
         // Where the error type is not the kit's own, that is told at the type.
         let answer = Ident::new("answer", output.span().resolved_at(Span::mixed_site()));
         quote_spanned! {output.span()=>
+            #refine
             async fn #function(&self, #ctx: ::kit::Context, #(#names: #types),*) -> #output {
                 let #answer: ::core::result::Result<_, ::kit::Error> = self
                     .caller
-                    .unary(&#module::METHODS[#at], #ctx, #module::#request { #(#names),* })
+                    .#call(&#module::METHODS[#at], #ctx, #module::#request { #(#names),* })
                     .await
                     #reply;
                 #answer

@@ -62,6 +62,7 @@ pub(super) fn module(item: &ItemTrait, methods: &[Method], package: &str) -> Tok
         let grpc_path = format!("/{full_name}/{name}");
         let (verb, http_path) = (&method.route.verb, &method.route.path);
         let idempotent = method.idempotent;
+        let streaming = matches!(method.reply, Reply::Stream(_));
         let timeout = match method
             .timeout
             .map(|time| (time.as_secs(), time.subsec_nanos()))
@@ -79,6 +80,7 @@ pub(super) fn module(item: &ItemTrait, methods: &[Method], package: &str) -> Tok
                 http_method: ::kit::service::generated::http::Method::#verb,
                 http_path: #http_path,
                 idempotent: #idempotent,
+                streaming: #streaming,
                 timeout: #timeout,
             }
         }
@@ -87,8 +89,12 @@ pub(super) fn module(item: &ItemTrait, methods: &[Method], package: &str) -> Tok
         let (doc, request) = (&method.doc, request_name(method));
         let name = method.name.unraw().to_string();
         let reply = match &method.reply {
-            Reply::Nothing => quote!(::kit::service::generated::Empty),
-            Reply::Message(ty) => quote!(#ty),
+            Reply::Nothing => quote! {
+                <::kit::service::generated::Empty as ::kit::service::message::Message>
+            },
+            Reply::Message(ty) | Reply::Stream(ty) => {
+                quote_spanned!(ty.span()=> <#ty as ::kit::service::message::Message>)
+            }
         };
         quote! {
             ::kit::service::schema::MethodShape {
@@ -96,7 +102,7 @@ pub(super) fn module(item: &ItemTrait, methods: &[Method], package: &str) -> Tok
                 method: &METHODS[#at],
                 doc: #doc,
                 request: <#request as ::kit::service::message::Message>::shape(&mut types),
-                response: <#reply as ::kit::service::message::Message>::shape(&mut types),
+                response: #reply::shape(&mut types),
             }
         }
     });

@@ -3,14 +3,15 @@
 use std::time::Duration;
 
 use proc_macro2::{Span, TokenStream};
+use quote::ToTokens;
 use syn::{
     Error, FnArg, GenericArgument, Ident, ItemTrait, LitStr, Pat, PathArguments, ReceiverKind,
-    Result, ReturnType, TraitItem, TraitItemFn, Type, ext::IdentExt, parse::Parser,
-    spanned::Spanned,
+    Result, ReturnType, TraitItem, TraitItemFn, Type, TypeImplTrait, TypeParamBound, ext::IdentExt,
+    parse::Parser,
 };
 
 use super::route::{Route, Settings, conflict};
-use crate::names::{camel, doc, snake};
+use crate::names::{camel, doc, snake, unknown};
 
 /// A method of the trait, checked.
 pub(super) struct Method {
@@ -26,6 +27,7 @@ pub(super) struct Method {
     pub(super) arguments: Vec<Argument>,
     /// What is returned when it goes well.
     pub(super) reply: Reply,
+    /// `Result<_, _>`, of futures and streams that may go from thread to thread.
     pub(super) output: Type,
 }
 
@@ -47,34 +49,36 @@ pub(super) struct Argument {
 pub(super) enum Reply {
     Nothing,
     Message(Box<Type>),
+    /// Any number of the same.
+    Stream(Box<Type>),
 }
 
 /// `package = "..."`, or the trait's own name.
 pub(super) fn package(attribute: TokenStream, name: &Ident) -> Result<String> {
-    let mut package = snake(&name.unraw().to_string());
+    let mut said = None;
     let parser = syn::meta::parser(|meta| {
         if !meta.path.is_ident("package") {
-            return Err(meta.error("the only setting here is `package = \"...\"`"));
+            return Err(unknown(&meta.path, &["package"]));
         }
         let text: LitStr = meta.value()?.parse()?;
-        package = text.value();
+        let package = text.value();
         let is_word = |word: &str| {
             word.starts_with(|c: char| c.is_ascii_lowercase())
                 && word
                     .bytes()
                     .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
         };
-        if package.split('.').all(is_word) {
-            Ok(())
-        } else {
-            Err(Error::new(
-                text.span(),
-                "a package is made of lower-case words with dots between them",
-            ))
+        if !package.split('.').all(is_word) {
+            let message = "a package is made of lower-case words with dots between them";
+            return Err(Error::new(text.span(), message));
+        }
+        match said.replace(package) {
+            None => Ok(()),
+            Some(_) => Err(Error::new_spanned(&meta.path, "the package is said twice")),
         }
     });
     parser.parse2(attribute)?;
-    Ok(package)
+    Ok(said.unwrap_or_else(|| snake(&name.unraw().to_string())))
 }
 
 /// All methods, or all mistakes at once, each at its own token.
@@ -82,17 +86,15 @@ pub(super) fn methods(item: &ItemTrait) -> Result<Vec<Method>> {
     let mut mistakes = Mistakes::default();
     if !item.generics.params.is_empty() || item.generics.where_clause.is_some() {
         mistakes.add(
-            item.generics
-                .params
-                .first()
-                .map_or(item.ident.span(), Spanned::span),
+            (item.generics.params.first().map(ToTokens::to_token_stream))
+                .unwrap_or_else(|| item.generics.where_clause.to_token_stream()),
             "a service has no generics: its methods travel over a wire",
         );
     }
     let mut methods: Vec<Method> = Vec::new();
     for item in &item.items {
         let TraitItem::Fn(function) = item else {
-            mistakes.add(item.span(), "a service has methods only");
+            mistakes.add(item, "a service has methods only");
             continue;
         };
         let Some(method) = mistakes.keep(method(function)) else {
@@ -103,10 +105,10 @@ pub(super) fn methods(item: &ItemTrait) -> Result<Vec<Method>> {
                 "two methods answer at the same route: `{}` and `{}` are both `{}` in gRPC",
                 other.name, method.name, method.camel
             );
-            mistakes.add(method.name.span(), &message);
+            mistakes.add(&method.name, &message);
         }
         if let Some(message) = methods.iter().find_map(|other| conflict(other, &method)) {
-            mistakes.add(method.route.span, &message);
+            mistakes.at(method.route.span, &message);
         }
         methods.push(method);
     }
@@ -118,8 +120,13 @@ pub(super) fn methods(item: &ItemTrait) -> Result<Vec<Method>> {
 struct Mistakes(Option<Error>);
 
 impl Mistakes {
-    fn add(&mut self, span: Span, message: &str) {
+    fn at(&mut self, span: Span, message: &str) {
         self.keep::<()>(Err(Error::new(span, message)));
+    }
+
+    /// Both ends are kept: the span of a node alone is that of its first token.
+    fn add(&mut self, at: impl ToTokens, message: &str) {
+        self.keep::<()>(Err(Error::new_spanned(at, message)));
     }
 
     fn keep<T>(&mut self, result: Result<T>) -> Option<T> {
@@ -150,25 +157,22 @@ fn method(item: &TraitItemFn) -> Result<Method> {
     let plain = name.unraw().to_string();
     if !plain.is_ascii() || plain.starts_with('_') {
         mistakes.add(
-            name.span(),
+            &name,
             "the name of a method is part of its route: ASCII, and not with `_` first",
         );
     }
     if signature.asyncness.is_none() {
-        mistakes.add(
-            signature.fn_token.span,
-            "a method of a service is an `async fn`",
-        );
+        mistakes.add(signature.fn_token, "a method of a service is an `async fn`");
     }
     if let Some(generic) = signature.generics.params.first() {
         mistakes.add(
-            generic.span(),
+            generic,
             "a method of a service has no generics: its arguments travel over a wire",
         );
     }
     if let Some(body) = &item.default {
         mistakes.add(
-            body.span(),
+            body,
             "a method of a service has no body here; implementations have it",
         );
     }
@@ -181,10 +185,10 @@ fn method(item: &TraitItemFn) -> Result<Method> {
         Some(FnArg::Receiver(receiver))
             if matches!(receiver.kind, ReceiverKind::Reference(_, _, None)) => {}
         Some(FnArg::Receiver(receiver)) => {
-            mistakes.add(receiver.span(), "a method of a service takes `&self`");
+            mistakes.add(receiver, "a method of a service takes `&self`");
         }
         first => mistakes.add(
-            first.map_or(name.span(), Spanned::span),
+            first.map_or_else(|| name.to_token_stream(), ToTokens::to_token_stream),
             "a method of a service takes `&self` first",
         ),
     }
@@ -196,11 +200,11 @@ fn method(item: &TraitItemFn) -> Result<Method> {
     let ctx = match typed.next() {
         Some(first) if is_named(&first.ty, "Context") => mistakes.keep(binding(&first.pat, "ctx")),
         first => {
-            let span = first.map_or(signature.paren_token.span.close(), Spanned::span);
-            mistakes.add(
-                span,
-                "a method of a service takes `ctx: Context` after `&self`",
-            );
+            let message = "a method of a service takes `ctx: Context` after `&self`";
+            match first {
+                Some(first) => mistakes.add(first, message),
+                None => mistakes.at(signature.paren_token.span.close(), message),
+            }
             None
         }
     };
@@ -215,17 +219,17 @@ fn method(item: &TraitItemFn) -> Result<Method> {
     for parameter in route.parameters() {
         match arguments.iter().find(|a| a.name.unraw() == parameter) {
             Some(argument) if is_named(&argument.ty, "Option") => mistakes.add(
-                argument.ty.span(),
+                &argument.ty,
                 "an argument in the path is always there: it is no `Option`",
             ),
             Some(_) => {}
-            None => mistakes.add(
+            None => mistakes.at(
                 route.span,
                 &format!("the method has no argument `{parameter}`, which the path names"),
             ),
         }
     }
-    let reply = mistakes.keep(reply(&signature.output, name.span()));
+    let reply = mistakes.keep(reply(&signature.output, &name));
 
     mistakes.finish(())?;
     let (reply, output) = reply.expect("checked, without a mistake");
@@ -234,7 +238,7 @@ fn method(item: &TraitItemFn) -> Result<Method> {
         doc: doc(&item.attrs),
         camel: camel(&plain),
         name,
-        idempotent: settings.idempotent,
+        idempotent: settings.idempotent.is_some(),
         route,
         timeout: settings.timeout,
         ctx: ctx.expect("checked, without a mistake"),
@@ -254,8 +258,8 @@ fn binding(pattern: &Pat, otherwise: &str) -> Result<Ident> {
     match pattern {
         Pat::Ident(pat) if pat.subpat.is_none() && pat.by_ref.is_none() => Ok(pat.ident.clone()),
         Pat::Wild(_) if !otherwise.is_empty() => Ok(Ident::new(otherwise, Span::mixed_site())),
-        _ => Err(Error::new(
-            pattern.span(),
+        _ => Err(Error::new_spanned(
+            pattern,
             "an argument has a name, which is the name of its field in the request",
         )),
     }
@@ -272,30 +276,89 @@ fn argument(pattern: &Pat, ty: &Type) -> Result<Argument> {
             });
         }
     };
-    Err(Error::new(ty.span(), refused))
+    Err(Error::new_spanned(ty, refused))
 }
 
 /// What stands in `Result<_, _>`.
-fn reply(output: &ReturnType, name: Span) -> Result<(Reply, Type)> {
+fn reply(output: &ReturnType, name: &Ident) -> Result<(Reply, Type)> {
     const MISTAKE: &str = "a method of a service returns `Result<T, Error>`";
 
     let ReturnType::Type(_, output) = output else {
-        return Err(Error::new(name, MISTAKE));
+        return Err(Error::new_spanned(name, MISTAKE));
     };
     let segment = match &**output {
         Type::Path(path) => path.path.segments.last(),
         _ => None,
     };
     let Some(segment) = segment.filter(|segment| segment.ident == "Result") else {
-        return Err(Error::new(output.span(), MISTAKE));
+        return Err(Error::new_spanned(output, MISTAKE));
     };
     let PathArguments::AngleBracketed(arguments) = &segment.arguments else {
-        return Err(Error::new(output.span(), MISTAKE));
+        return Err(Error::new_spanned(output, MISTAKE));
     };
     let reply = match arguments.args.first() {
         Some(GenericArgument::Type(Type::Tuple(tuple))) if tuple.elems.is_empty() => Reply::Nothing,
+        Some(GenericArgument::Type(Type::ImplTrait(bounds))) => {
+            Reply::Stream(Box::new(item_of(bounds)?))
+        }
         Some(GenericArgument::Type(ty)) => Reply::Message(Box::new(ty.clone())),
-        _ => return Err(Error::new(output.span(), MISTAKE)),
+        _ => return Err(Error::new_spanned(output, MISTAKE)),
     };
-    Ok((reply, (**output).clone()))
+    let mut output = (**output).clone();
+    if let Some(Type::ImplTrait(bounds)) = replied(&mut output) {
+        bounds.bounds.push(syn::parse_quote!(::core::marker::Send));
+    }
+    Ok((reply, output))
+}
+
+/// What stands first in a checked `Result<_, _>`.
+pub(super) fn replied(output: &mut Type) -> Option<&mut Type> {
+    let Type::Path(path) = output else {
+        return None;
+    };
+    let PathArguments::AngleBracketed(arguments) = &mut path.path.segments.last_mut()?.arguments
+    else {
+        return None;
+    };
+    match arguments.args.first_mut()? {
+        GenericArgument::Type(ty) => Some(ty),
+        _ => None,
+    }
+}
+
+/// The `T` of `impl Stream<Item = Result<T, Error>>`.
+fn item_of(stream: &TypeImplTrait) -> Result<Type> {
+    const MISTAKE: &str = "a method of a service that answers more than once returns `Result<impl Stream<Item = Result<T, Error>>, Error>`";
+
+    let arguments = stream.bounds.iter().find_map(|bound| match bound {
+        TypeParamBound::Trait(bound) => {
+            let segment = bound.path.segments.last()?;
+            (segment.ident == "Stream").then_some(&segment.arguments)
+        }
+        _ => None,
+    });
+    let Some(arguments) = arguments else {
+        return Err(Error::new_spanned(stream, MISTAKE));
+    };
+    let item = match arguments {
+        PathArguments::AngleBracketed(arguments) => {
+            arguments.args.iter().find_map(|argument| match argument {
+                GenericArgument::AssocType(ty) if ty.ident == "Item" => Some(&ty.ty),
+                _ => None,
+            })
+        }
+        PathArguments::None | PathArguments::Parenthesized(_) => None,
+    };
+    let Some(item) = item else {
+        return Err(Error::new_spanned(stream, MISTAKE));
+    };
+    let mut result = item.clone();
+    match replied(&mut result) {
+        Some(Type::Tuple(tuple)) if tuple.elems.is_empty() => Err(Error::new_spanned(
+            tuple,
+            "an item of a stream is a message, of which there is none here",
+        )),
+        Some(ty) if is_named(item, "Result") => Ok(ty.clone()),
+        _ => Err(Error::new_spanned(item, MISTAKE)),
+    }
 }

@@ -9,6 +9,7 @@ use syn::{
 };
 
 use super::parse::Method;
+use crate::names::unknown;
 
 /// The verbs that a route may have.
 const VERBS: [&str; 5] = ["GET", "POST", "PUT", "PATCH", "DELETE"];
@@ -16,7 +17,7 @@ const VERBS: [&str; 5] = ["GET", "POST", "PUT", "PATCH", "DELETE"];
 /// The settings of a method.
 #[derive(Default)]
 pub(super) struct Settings {
-    pub(super) idempotent: bool,
+    pub(super) idempotent: Option<()>,
     pub(super) route: Option<Route>,
     pub(super) timeout: Option<Duration>,
 }
@@ -26,28 +27,30 @@ impl Settings {
         let mut settings = Self::default();
         for attribute in attributes.iter().filter(|a| a.path().is_ident("kit")) {
             attribute.parse_nested_meta(|meta| {
-                if meta.path.is_ident("idempotent") {
-                    settings.idempotent = true;
-                } else if meta.path.is_ident("route") {
-                    if settings.route.is_some() {
-                        return Err(meta.error("a method has one route"));
-                    }
-                    settings.route = Some(Route::read(&meta)?);
-                } else if meta.path.is_ident("timeout") {
-                    if settings.timeout.is_some() {
-                        return Err(meta.error("a method has one timeout"));
-                    }
-                    settings.timeout = Some(timeout(&meta)?);
-                } else {
-                    return Err(meta.error(
-                        "a method may be `idempotent` and have a `route(GET, \"/path\")` and a `timeout = \"500ms\"`; nothing else is known here",
-                    ));
+                let word = meta.path.get_ident().map(Ident::to_string);
+                match word.as_deref() {
+                    Some("idempotent") => once(&meta, &mut settings.idempotent, |_| Ok(())),
+                    Some("route") => once(&meta, &mut settings.route, Route::read),
+                    Some("timeout") => once(&meta, &mut settings.timeout, timeout),
+                    _ => Err(unknown(&meta.path, &["idempotent", "route", "timeout"])),
                 }
-                Ok(())
             })?;
         }
         Ok(settings)
     }
+}
+
+/// Reads a setting that a method has at most once.
+fn once<T>(
+    meta: &ParseNestedMeta<'_>,
+    slot: &mut Option<T>,
+    read: fn(&ParseNestedMeta<'_>) -> Result<T>,
+) -> Result<()> {
+    if slot.replace(read(meta)?).is_some() {
+        let message = "it is said twice; a method has one of each";
+        return Err(Error::new_spanned(&meta.path, message));
+    }
+    Ok(())
 }
 
 /// `= "500ms"`.

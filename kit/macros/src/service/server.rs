@@ -1,8 +1,8 @@
 //! Writes the tower service that answers calls.
 
 use proc_macro2::{Span, TokenStream};
-use quote::{format_ident, quote};
-use syn::{Ident, ItemTrait};
+use quote::{format_ident, quote, quote_spanned};
+use syn::{Ident, ItemTrait, spanned::Spanned};
 
 use super::{
     module_name,
@@ -16,29 +16,43 @@ pub(super) fn server(item: &ItemTrait, methods: &[Method]) -> TokenStream {
     let about =
         format!("Serves [`{service}`] as JSON over HTTP and as gRPC. Clones share one handler.");
     // Of the macro's own, so that an argument may have the same name.
-    let [handler, ctx, incoming] =
-        ["handler", "ctx", "incoming"].map(|name| Ident::new(name, Span::mixed_site()));
+    let [handler, ctx, incoming, items] =
+        ["handler", "ctx", "incoming", "items"].map(|name| Ident::new(name, Span::mixed_site()));
     let calls = methods.iter().enumerate().map(|(at, method)| {
         let (function, request) = (&method.name, request_name(method));
         let fields: Vec<_> = method.arguments.iter().map(|a| &a.name).collect();
-        let reply = match method.reply {
-            Reply::Nothing => {
-                quote!(.map(|()| ::kit::service::generated::Empty {}))
-            }
-            Reply::Message(_) => quote!(),
+        let call = quote!(#service::#function(&*#handler, #ctx, #(#fields),*).await);
+        // A type that cannot be an answer is told where it stands.
+        let span = match &method.reply {
+            Reply::Nothing => Span::call_site(),
+            Reply::Message(ty) | Reply::Stream(ty) => ty.span(),
         };
-        quote! {
-            ::core::result::Result::Ok(#at) => {
-                ::kit::service::server::unary(
-                    &#module::METHODS[#at],
-                    #incoming,
-                    |#ctx, #module::#request { #(#fields),* }| async move {
-                        #service::#function(&*#handler, #ctx, #(#fields),*).await #reply
-                    },
-                )
-                .await
-            }
-        }
+        let (answer, arguments, body) = match method.reply {
+            Reply::Nothing => (
+                quote_spanned!(span=> unary),
+                quote!(#ctx, #module::#request { #(#fields),* }),
+                quote!(#call.map(|()| ::kit::service::generated::Empty {})),
+            ),
+            Reply::Message(_) => (
+                quote_spanned!(span=> unary),
+                quote!(#ctx, #module::#request { #(#fields),* }),
+                call,
+            ),
+            Reply::Stream(_) => (
+                quote_spanned!(span=> streaming),
+                quote!(#ctx, #module::#request { #(#fields),* }, #items),
+                quote_spanned!(span=> #items.send(#call?).await),
+            ),
+        };
+        let answered = quote_spanned! {span=>
+            ::kit::service::server::#answer(
+                &#module::METHODS[#at],
+                #incoming,
+                |#arguments| async move { #body },
+            )
+            .await
+        };
+        quote!(::core::result::Result::Ok(#at) => #answered,)
     });
     let unused = unused();
     quote! {

@@ -1,109 +1,61 @@
 //! Instances as a Consul agent knows them.
 //!
-//! The kit speaks Consul's HTTP API itself (tested against 1.8.7); what it needs of it is three calls.
+//! The kit speaks Consul's HTTP API itself (tested against 1.8.7); what it needs of it is a few calls.
 //! [`Consul`] follows a service with blocking queries and gives only instances whose checks pass, for an instance
 //! that was killed stays in the catalog for at least a minute.
 
 mod client;
+mod config;
+mod health;
+mod kv;
+mod pulse;
+mod register;
+#[cfg(feature = "tls")]
+mod tls;
+#[cfg(not(feature = "tls"))]
+#[path = "no_tls.rs"]
+mod tls;
+mod token;
+mod turn;
 mod watch;
 
 use std::{
     collections::BTreeMap,
     fmt,
     sync::{Arc, Mutex},
-    time::Duration,
 };
 
-use http::{HeaderValue, Uri};
-use serde::{Deserialize, Deserializer, de};
+use http::Uri;
 
-pub use self::client::ConsulError;
-pub(super) use self::client::{Agent, CheckDefinition, ServiceDefinition};
-use super::registration::{Instance, Registration};
+use self::client::Agent;
+pub use self::{
+    client::ConsulError,
+    config::{Consistency, ConsulConfig, Query, TlsConfig},
+    token::{InvalidToken, Token},
+};
+use super::{
+    kv::{KeyValue, Locks},
+    publish::Publisher,
+    registration::{Instance, Registration, Registry},
+};
 use crate::{
     endpoint::{Discovery, Watch, WeakWatch},
     event::SharedObserver,
     name::ServiceName,
 };
 
-/// How to ask a Consul agent.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct ConsulConfig {
-    /// Where its HTTP API is: `http://host:port`, without a path. Default: `http://127.0.0.1:8500`.
-    #[serde(deserialize_with = "uri")]
-    pub address: Uri,
-    /// What it demands for access. Default: none.
-    pub token: Option<Token>,
-    /// The datacenter whose instances are wanted. Default: the agent's own.
-    pub datacenter: Option<String>,
-    /// How long a question for changes waits for one. Shorter asks more often, longer finds a broken connection
-    /// later. From 1 s to 10 min; default 30 s.
-    #[serde(with = "humantime_serde")]
-    pub wait: Duration,
-}
-
-impl Default for ConsulConfig {
-    fn default() -> Self {
-        Self {
-            address: Uri::from_static("http://127.0.0.1:8500"),
-            token: None,
-            datacenter: None,
-            wait: Duration::from_secs(30),
-        }
-    }
-}
-
-fn uri<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Uri, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    text.parse()
-        .map_err(|error| de::Error::custom(format!("{text:?} is not a URI: {error}")))
-}
-
-/// An ACL token: goes into the header `X-Consul-Token` and is never printed.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Token(HeaderValue);
-
-/// A text that cannot be sent as a header. Does not repeat it, for it may be a secret with a newline behind it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a token must have visible ASCII characters only, and at least one")]
-pub struct InvalidToken;
-
-impl std::str::FromStr for Token {
-    type Err = InvalidToken;
-
-    fn from_str(text: &str) -> Result<Self, InvalidToken> {
-        if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err(InvalidToken);
-        }
-        let mut value = HeaderValue::from_str(text).map_err(|_| InvalidToken)?;
-        value.set_sensitive(true);
-        Ok(Self(value))
-    }
-}
-
-impl<'de> Deserialize<'de> for Token {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        text.parse().map_err(de::Error::custom)
-    }
-}
-
-impl fmt::Debug for Token {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Token(..)")
-    }
-}
-
-/// A Consul agent. Clones share one client, and one watch per service however many follow it.
+/// A Consul agent. Clones share one client, and one watch per service and query however many follow it.
 #[derive(Clone)]
-pub struct Consul(Arc<Shared>);
+pub struct Consul {
+    shared: Arc<Shared>,
+    query: Arc<Query>,
+}
 
 struct Shared {
     agent: Arc<Agent>,
     observer: SharedObserver,
     /// Who follows what. An entry whose followers are gone is removed by the next one who comes.
-    watches: Mutex<BTreeMap<ServiceName, WeakWatch>>,
+    watches: Mutex<BTreeMap<(ServiceName, Arc<Query>), WeakWatch>>,
 }
 
 impl Consul {
@@ -111,27 +63,54 @@ impl Consul {
     /// registrations is told to `observer`.
     ///
     /// # Errors
-    /// [`ConsulError::Address`] if the address is not of the form `http://host:port`.
+    /// [`ConsulError::Address`] or [`ConsulError::Config`] if the configuration breaks a rule, or names files that
+    /// cannot be used.
     pub fn new(config: ConsulConfig, observer: SharedObserver) -> Result<Self, ConsulError> {
-        Ok(Self(Arc::new(Shared {
+        let query = Arc::new(config.query.clone());
+        let shared = Shared {
             agent: Arc::new(Agent::new(config)?),
             observer,
             watches: Mutex::default(),
-        })))
+        };
+        Ok(Self {
+            shared: Arc::new(shared),
+            query,
+        })
+    }
+
+    /// The same agent for whoever wants other instances than its configuration says. Shares all but the query.
+    #[must_use]
+    pub fn select(&self, query: Query) -> Self {
+        Self {
+            shared: Arc::clone(&self.shared),
+            query: Arc::new(query),
+        }
     }
 
     /// What puts `instance` into this agent's registry, once it is [started](Registration::start).
     pub fn registration(&self, instance: Instance) -> Registration {
-        Registration::new(
-            Arc::clone(&self.0.agent),
-            instance,
-            Arc::clone(&self.0.observer),
-        )
+        let registry: Arc<dyn Registry> = Arc::<Agent>::clone(&self.shared.agent);
+        Registration::new(registry, instance, Arc::clone(&self.shared.observer))
+    }
+
+    /// The values that the agent keeps.
+    pub fn key_value(&self) -> Arc<dyn KeyValue> {
+        Arc::<Agent>::clone(&self.shared.agent)
+    }
+
+    /// The locks that the agent keeps.
+    pub fn locks(&self) -> Arc<dyn Locks> {
+        Arc::<Agent>::clone(&self.shared.agent)
+    }
+
+    /// Where the agent is.
+    pub fn address(&self) -> &Uri {
+        &self.shared.agent.config.address
     }
 }
 
 impl Discovery for Consul {
-    /// Follows the passing instances of `service`. Spawns one task per service, which ends with the last watch.
+    /// Follows the instances of `service` that the query wants. Spawns one task per service and query, which ends with the last watch.
     ///
     /// # Panics
     /// Outside a tokio runtime.
@@ -140,45 +119,34 @@ impl Discovery for Consul {
             agent,
             observer,
             watches,
-        } = &*self.0;
+        } = &*self.shared;
         let mut watches = watches.lock().expect("nothing panics under this lock");
-        if let Some(watch) = watches.get(service).and_then(WeakWatch::upgrade) {
+        let key = (service.clone(), Arc::clone(&self.query));
+        if let Some(watch) = watches.get(&key).and_then(WeakWatch::upgrade) {
             return watch;
         }
         watches.retain(|_, watch| watch.upgrade().is_some());
         let (sender, watch) = Watch::channel(service.clone());
-        let task = tokio::spawn(watch::follow(
-            Arc::clone(agent),
-            service.clone(),
-            sender,
-            Arc::clone(observer),
-        ));
+        let publisher = Publisher::new(service.clone(), sender, Arc::clone(observer));
+        let query = Arc::clone(&self.query);
+        let task = tokio::spawn(watch::follow(Arc::clone(agent), query, publisher));
         let watch = watch.owning(task.abort_handle());
-        watches.insert(service.clone(), watch.downgrade());
+        watches.insert(key, watch.downgrade());
         watch
     }
 }
 
 impl fmt::Debug for Consul {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Consul").field(&self.0.agent).finish()
+        f.debug_tuple("Consul").field(&self.shared.agent).finish()
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use http::Uri;
 
-    #[test]
-    fn a_token_is_never_printed() {
-        let config: ConsulConfig =
-            serde_json::from_str(r#"{"token": "hush", "wait": "5s"}"#).unwrap();
-        assert!(config.token.is_some());
-        let consul = Consul::new(config.clone(), crate::event::nobody()).unwrap();
-        assert!(!format!("{config:?} {consul:?}").contains("hush"));
-        let error = serde_json::from_str::<ConsulConfig>(r#"{"token": "hush\n"}"#).unwrap_err();
-        assert!(!error.to_string().contains("hush"));
-    }
+    use super::*;
 
     #[tokio::test(start_paused = true)]
     async fn all_who_follow_a_service_share_one_watch_until_the_last_one_leaves() {
@@ -195,10 +163,18 @@ mod tests {
         let name = "users".parse().unwrap();
         let [first, second] = [(); 2].map(|()| consul.clone().watch(&name));
         assert_eq!(tasks(), 1);
-        drop((first, second));
+        let same = consul.select(Query::default()).watch(&name);
+        assert_eq!(tasks(), 1);
+        let warnings = Query {
+            warnings: true,
+            ..Query::default()
+        };
+        let other = consul.select(warnings).watch(&name);
+        assert_eq!(tasks(), 2);
+        drop((first, second, same, other));
         tokio::task::yield_now().await;
         assert_eq!(tasks(), 0);
         let _other = consul.watch(&"bugs".parse().unwrap());
-        assert_eq!(consul.0.watches.lock().unwrap().len(), 1);
+        assert_eq!(consul.shared.watches.lock().unwrap().len(), 1);
     }
 }

@@ -270,6 +270,24 @@ fn events_of_all_kinds() {
         Event::CircuitClosed {
             circuit: "observed",
         },
+        Event::CircuitSpared {
+            circuit: "observed/10.0.0.2:80",
+        },
+        Event::EndpointEjected {
+            upstream: service,
+            ejected: 1,
+            total: 3,
+        },
+        Event::EndpointEjected {
+            upstream: service,
+            ejected: 2,
+            total: 3,
+        },
+        Event::EndpointRestored {
+            upstream: service,
+            ejected: 1,
+            total: 3,
+        },
         Event::Retried {
             previous_attempts: 1,
             backoff: retry_in,
@@ -321,6 +339,8 @@ async fn every_metric_has_a_help_text_and_counters_end_in_total() {
         &[peer, "to=\"open\""],
     );
     assert_eq!(opened, 1.0, "an endpoint is no label");
+    assert_eq!(value(&metrics, "kit_endpoints_ejected", &[peer]), 1.0);
+    assert_eq!(value(&metrics, "kit_circuits_spared_total", &[peer]), 1.0);
     let mut types = 0;
     for line in metrics.lines() {
         if let Some((name, kind)) = line

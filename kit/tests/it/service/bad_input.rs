@@ -232,7 +232,7 @@ async fn a_body_over_the_limit_is_413_and_out_of_range() {
 }
 
 #[tokio::test]
-async fn an_unknown_path_is_404_and_unimplemented() {
+async fn an_unknown_path_is_not_found_in_http_and_unimplemented_in_grpc() {
     for path in [
         "/",
         "/nothing",
@@ -244,7 +244,7 @@ async fn an_unknown_path_is_404_and_unimplemented() {
     ] {
         let response = post(path, "{}").await;
         assert_eq!(response.status(), 404, "{path}");
-        assert_eq!(problem(response).await.code, Some(Code::Unimplemented));
+        assert_eq!(problem(response).await.code, Some(Code::NotFound));
     }
     for path in [
         "/add",

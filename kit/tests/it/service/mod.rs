@@ -3,8 +3,10 @@
 mod assembled;
 mod bad_input;
 mod codec;
+mod misuses;
 mod routes;
 mod schema;
+mod streams;
 mod timeouts;
 
 use std::{

@@ -13,6 +13,7 @@ fn the_methods_are_listed() {
         http_method: http::Method::POST,
         http_path,
         idempotent,
+        streaming: false,
         timeout: None,
     };
     assert_eq!(

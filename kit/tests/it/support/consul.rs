@@ -21,7 +21,9 @@ use tokio::{
 pub(crate) struct Agent {
     /// Of HTTP, gRPC, DNS, the server and Serf.
     ports: [u16; 5],
-    config: &'static str,
+    config: String,
+    /// Where it keeps what it knows; without it, it forgets all when it ends.
+    data: Option<PathBuf>,
     child: Child,
 }
 
@@ -32,14 +34,24 @@ impl Agent {
     }
 
     /// The same with more configuration, in HCL.
-    pub(crate) async fn start_with(config: &'static str) -> Self {
+    pub(crate) async fn start_with(config: &str) -> Self {
+        Self::launch(config, None).await
+    }
+
+    /// Starts an agent that finds in a folder what it knew when it was killed.
+    pub(crate) async fn start_in(data: &Path) -> Self {
+        Self::launch("performance { raft_multiplier = 1 }", Some(data)).await
+    }
+
+    async fn launch(config: &str, data: Option<&Path>) -> Self {
         // Somebody else may take a port between the look and the start.
         for _ in 0..3 {
             let ports = free_ports();
             let mut agent = Self {
                 ports,
-                config,
-                child: spawn(ports, config),
+                config: config.to_owned(),
+                data: data.map(Path::to_owned),
+                child: spawn(ports, config, data),
             };
             if agent.is_ready().await {
                 return agent;
@@ -70,27 +82,48 @@ impl Agent {
         self.child.wait().await.unwrap();
     }
 
-    /// Starts it again at the same address, without what it knew.
+    /// Starts it again at the same address, without what it knew unless that was kept.
     pub(crate) async fn start_again(&mut self) {
-        self.child = spawn(self.ports, self.config);
-        assert!(self.is_ready().await, "the agent did not start again");
+        // While it was down a connection may have gone out from one of its ports.
+        for _ in 0..10 {
+            self.child = spawn(self.ports, &self.config, self.data.as_deref());
+            if self.is_ready().await {
+                return;
+            }
+            sleep(Duration::from_millis(500)).await;
+        }
+        panic!("the agent did not start again");
     }
 
     /// The body of `GET path`.
     pub(crate) async fn get(&self, path: &str) -> std::io::Result<String> {
-        self.request("GET", path).await
+        self.send("GET", path, "", "").await
     }
 
     /// The body of the answer to `PUT path`, without a body.
     pub(crate) async fn put(&self, path: &str) -> std::io::Result<String> {
-        self.request("PUT", path).await
+        self.put_with(path, "").await
     }
 
-    async fn request(&self, method: &str, path: &str) -> std::io::Result<String> {
+    /// The body of the answer to `PUT path` with `body`.
+    pub(crate) async fn put_with(&self, path: &str, body: &str) -> std::io::Result<String> {
+        self.send("PUT", path, "", body).await
+    }
+
+    /// The body of the answer to a request with headers, each with its end of line, and a body.
+    pub(crate) async fn send(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &str,
+        body: &str,
+    ) -> std::io::Result<String> {
         let mut stream = TcpStream::connect(self.http()).await?;
         // Version 1.0, so that the body ends with the connection.
-        let request =
-            format!("{method} {path} HTTP/1.0\r\nHost: consul\r\nContent-Length: 0\r\n\r\n");
+        let request = format!(
+            "{method} {path} HTTP/1.0\r\nHost: consul\r\n{headers}Content-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
         stream.write_all(request.as_bytes()).await?;
         let mut response = String::new();
         stream.read_to_string(&mut response).await?;
@@ -119,10 +152,18 @@ impl Agent {
     }
 }
 
-fn spawn(ports: [u16; 5], config: &str) -> Child {
+fn spawn(ports: [u16; 5], config: &str, data: Option<&Path>) -> Child {
     let [http, grpc, dns, server, serf] = ports.map(|port| port.to_string());
-    Command::new(binary())
-        .args(["agent", "-dev", "-node", "n1", "-log-level", "err"])
+    let mut command = Command::new(binary());
+    command.arg("agent");
+    match data {
+        None => command.arg("-dev"),
+        Some(data) => command
+            .args(["-server", "-bootstrap-expect", "1", "-data-dir"])
+            .arg(data),
+    };
+    command
+        .args(["-node", "n1", "-log-level", "err"])
         .args(["-bind", "127.0.0.1", "-client", "127.0.0.1"])
         .args(["-http-port", &http, "-grpc-port", &grpc, "-dns-port", &dns])
         .args(["-server-port", &server, "-serf-lan-port", &serf])
@@ -137,7 +178,7 @@ fn spawn(ports: [u16; 5], config: &str) -> Child {
 }
 
 /// `CONSUL_BIN`, or what `cargo xtask test` has got.
-fn binary() -> PathBuf {
+pub(crate) fn binary() -> PathBuf {
     let found = env::var_os("CONSUL_BIN").map_or_else(
         || {
             Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -152,8 +193,8 @@ fn binary() -> PathBuf {
 }
 
 /// Ports at which nobody listens.
-fn free_ports() -> [u16; 5] {
+pub(crate) fn free_ports<const N: usize>() -> [u16; N] {
     // All are held until all are known, so that they differ.
-    let held = [(); 5].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    let held = [(); N].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
     held.map(|listener| listener.local_addr().unwrap().port())
 }

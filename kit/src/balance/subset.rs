@@ -1,0 +1,173 @@
+//! Which endpoints of a large set this client talks to at all.
+//!
+//! With n clients and m endpoints there are n x m connections, most of them idle. By rendezvous hashing (Thaler and
+//! Ravishankar, "Using Name-Based Mappings to Increase Hit Rates", 1998; gRFC A68 and Envoy subset so, too) each client
+//! ranks all endpoints by a hash of both names and takes the first k: an endpoint that comes or goes changes at most one
+//! of a client's k, clients need not know of each other, and the more clients there are the more evenly they spread.
+//!
+//! Not taken: the deterministic subsetting of the SRE book (chapter 20) and its successor "Rocksteadier" (ACM Queue
+//! 20(5), 2022), and Twitter's deterministic aperture, which are exactly even. They need clients that are numbered
+//! without gaps, or that know all the other clients; where a change of endpoints reshuffles them, connections are torn
+//! down everywhere.
+
+use std::{num::NonZeroUsize, sync::OnceLock};
+
+use serde::{Deserialize, Serialize};
+
+use super::ring::{HashKey, mix};
+use crate::endpoint::{Endpoint, Snapshot};
+
+/// How many endpoints a client talks to, and which.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SubsetConfig {
+    /// So many of those that discovery knows; of those that are near and of the others so many each, where the
+    /// client has a [`LocalityConfig`](super::LocalityConfig). All, if there are no more. Default 20.
+    pub size: NonZeroUsize,
+    /// Tells this client from others: clients of the same name take the same endpoints. Default `None`: a random
+    /// name, the same for all clients in this process.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client: Option<String>,
+}
+
+impl Default for SubsetConfig {
+    fn default() -> Self {
+        Self {
+            size: NonZeroUsize::new(20).expect("not zero"),
+            client: None,
+        }
+    }
+}
+
+impl SubsetConfig {
+    /// Those of `all` that this client talks to.
+    pub(super) fn of(&self, all: &Snapshot, is_near: impl Fn(&Endpoint) -> bool) -> Snapshot {
+        let size = self.size.get();
+        if all.len() <= size {
+            return all.clone();
+        }
+        let client = match &self.client {
+            Some(name) => HashKey::of(name.as_bytes()).0,
+            None => process(),
+        };
+        // By which side they are on.
+        let mut ranked = [Vec::new(), Vec::with_capacity(all.len())];
+        for (index, endpoint) in all.iter().enumerate() {
+            let place = HashKey::of(endpoint.id.as_str().as_bytes()).0;
+            let side = usize::from(!is_near(endpoint));
+            ranked[side].push((mix(client ^ place), index));
+        }
+        let mut taken = Vec::new();
+        for mut ranks in ranked {
+            if ranks.len() > size {
+                ranks.select_nth_unstable(size - 1);
+                ranks.truncate(size);
+            }
+            taken.extend(ranks.into_iter().map(|(_, index)| index));
+        }
+        taken.sort_unstable();
+        all.at(&taken)
+    }
+}
+
+/// The name of this process, as a hash.
+fn process() -> u64 {
+    static NAME: OnceLock<u64> = OnceLock::new();
+    *NAME.get_or_init(rand::random)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn endpoints(ids: impl IntoIterator<Item = u32>) -> Snapshot {
+        let endpoint = |id| {
+            Endpoint::at(
+                format!("10.0.{}.{}:80", id / 256, id % 256)
+                    .parse()
+                    .unwrap(),
+            )
+        };
+        ids.into_iter().map(endpoint).collect()
+    }
+
+    fn subset(size: usize, client: u32, all: &Snapshot) -> BTreeSet<String> {
+        let config = SubsetConfig {
+            size: NonZeroUsize::new(size).unwrap(),
+            client: Some(format!("bugs-{client}")),
+        };
+        let subset = config.of(all, |_| false);
+        assert!(subset.is_sorted_by(|a, b| a.id < b.id));
+        subset.iter().map(|e| e.id.to_string()).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn a_subset_is_as_large_as_wanted_and_a_change_moves_one_of_it_at_most(
+            ids in prop::collection::btree_set(0_u32..400, 0..60),
+            change in 0_u32..400,
+            size in 1_usize..30,
+            client: u32,
+        ) {
+            let before = subset(size, client, &endpoints(ids.iter().copied()));
+            prop_assert_eq!(before.len(), size.min(ids.len()));
+            let mut changed = ids.clone();
+            if !changed.remove(&change) {
+                changed.insert(change);
+            }
+            let after = subset(size, client, &endpoints(changed.iter().copied()));
+            prop_assert_eq!(after.len(), size.min(changed.len()));
+            prop_assert!(after.difference(&before).count() <= 1);
+            prop_assert!(before.difference(&after).count() <= 1);
+            // Whoever was not taken does not matter.
+            let id = endpoints([change])[0].id.to_string();
+            if !before.contains(&id) && !after.contains(&id) {
+                prop_assert_eq!(before, after);
+            }
+        }
+    }
+
+    #[test]
+    fn clients_spread_evenly_over_the_endpoints() {
+        let all = endpoints(0..100);
+        for (clients, size) in [(100, 20), (1000, 20), (1000, 5)] {
+            let mut counts = BTreeMap::<_, u32>::new();
+            for client in 0..clients {
+                for id in subset(size, client, &all) {
+                    *counts.entry(id).or_default() += 1;
+                }
+            }
+            let mean = clients as f64 * size as f64 / 100.0;
+            // What chance alone would do: four standard deviations of a binomial distribution.
+            let spread = 4.0 * (mean * (1.0 - size as f64 / 100.0)).sqrt();
+            assert_eq!(counts.len(), 100);
+            for count in counts.values() {
+                assert!((f64::from(*count) - mean).abs() < spread, "{counts:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn near_ones_are_taken_first_and_others_remain() {
+        let all = endpoints(0..100);
+        let config = SubsetConfig {
+            size: NonZeroUsize::new(4).unwrap(),
+            client: None,
+        };
+        let near = ["10.0.0.7:80", "10.0.0.50:80"];
+        let subset = config.of(&all, |endpoint| near.contains(&endpoint.id.as_str()));
+        assert_eq!(subset.len(), 2 + 4);
+        for near in near {
+            assert!(subset.iter().any(|endpoint| endpoint.id.as_str() == near));
+        }
+        // The name that a process gives itself stays.
+        assert_eq!(
+            config.of(&all, |endpoint| near.contains(&endpoint.id.as_str())),
+            subset
+        );
+    }
+}

@@ -1,0 +1,10 @@
+//! Atomic words and locks for what threads share without waiting for each other.
+//!
+//! They are std's. Built with `--cfg kit_loom`, which `cargo xtask test` does for this crate and no other, they are
+//! those of [loom](https://docs.rs/loom): the tests whose names begin with `in_every_order` then run through every order in which
+//! threads may take their steps, and every value that memory may show them.
+
+#[cfg(kit_loom)]
+pub(crate) use loom::sync::{Mutex, MutexGuard, atomic};
+#[cfg(not(kit_loom))]
+pub(crate) use std::sync::{Mutex, MutexGuard, atomic};
