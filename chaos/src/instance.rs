@@ -24,6 +24,7 @@ const READY_WITHIN: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub struct Instance {
     program: PathBuf,
+    role: Option<&'static str>,
     environment: Vec<(&'static str, String)>,
     address: Authority,
     admin: String,
@@ -31,23 +32,44 @@ pub struct Instance {
 }
 
 impl Instance {
-    /// Starts an instance that finds others, and is found, through `agent`, and keeps its data in `data`; waits until
-    /// it says that it is ready.
+    /// Starts an instance that finds others, and is found, through `agent`, and keeps its data in `data`, with whatever
+    /// else is in its `environment`; waits until it says that it is ready.
     ///
     /// # Errors
     /// If it does not come up.
-    pub async fn start(program: &Path, agent: &Agent, data: &Path) -> Result<Self> {
+    pub async fn start(
+        program: &Path,
+        agent: &Agent,
+        data: &Path,
+        environment: &[(&'static str, &str)],
+    ) -> Result<Self> {
+        let found = [
+            ("KIT_DISCOVERY__CONSUL__ADDRESS", agent.address().to_owned()),
+            ("KIT_DATA", data.display().to_string()),
+        ];
+        let own = environment
+            .iter()
+            .map(|(name, value)| (*name, (*value).to_owned()));
+        Self::launch(program, None, found.into_iter().chain(own)).await
+    }
+
+    /// Starts a program of kit's server on ports of its own: `role` is its argument, where it has one.
+    pub(crate) async fn launch(
+        program: &Path,
+        role: Option<&'static str>,
+        environment: impl IntoIterator<Item = (&'static str, String)>,
+    ) -> Result<Self> {
         let (listen, admin) = (ports::free(), ports::free());
         let [listen, admin] = [listen, admin].map(|port| format!("127.0.0.1:{port}"));
+        let own = [
+            ("KIT_SERVER__LISTEN", listen.clone()),
+            ("KIT_SERVER__ADMIN", admin.clone()),
+            ("KIT_LOG__FILTER", "error".to_owned()),
+        ];
         let mut instance = Self {
             program: program.to_owned(),
-            environment: vec![
-                ("KIT_SERVER__LISTEN", listen.clone()),
-                ("KIT_SERVER__ADMIN", admin.clone()),
-                ("KIT_DISCOVERY__CONSUL__ADDRESS", agent.address().to_owned()),
-                ("KIT_DATA", data.display().to_string()),
-                ("KIT_LOG__FILTER", "error".to_owned()),
-            ],
+            role,
+            environment: own.into_iter().chain(environment).collect(),
             address: listen.parse()?,
             admin: format!("http://{admin}"),
             process: None,
@@ -68,6 +90,7 @@ impl Instance {
     pub async fn restart(&mut self) -> Result<()> {
         ensure!(self.process.is_none(), "{} runs already", self.address);
         let process = Command::new(&self.program)
+            .args(self.role)
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .kill_on_drop(true)

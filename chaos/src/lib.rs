@@ -1,17 +1,19 @@
-//! A harness that hurts real instances of real services, found through a real Consul, while a steady load runs; and
-//! then asks what was lost.
+//! A harness that hurts real processes while a steady load runs; and then asks what was lost.
 //!
-//! A scenario is a test: it starts an [`Agent`] and some [`Instance`]s, lets a [`Load`] run against them, kills and
-//! restarts, and judges the [`Report`] and the [`Ledger`]. Nothing here is simulated and nothing is mocked. What a
-//! scenario starts ends with it, also when it panics.
+//! A scenario is a test: it starts an [`Agent`] and some [`Instance`]s of real services, or some [`Peer`]s, which can
+//! be as sick as they are told to be; lets a [`Load`] run against them, kills and restarts; and judges the [`Report`]
+//! and the [`Ledger`]. Nothing here is simulated and nothing is mocked. What a scenario starts ends with it, also when
+//! it panics.
 
 mod agent;
 mod instance;
 mod ledger;
 mod load;
 mod metrics;
+mod peer;
 mod ports;
 mod programs;
+mod relay;
 mod trap;
 
 pub use self::{
@@ -19,7 +21,9 @@ pub use self::{
     instance::Instance,
     ledger::Ledger,
     load::{Load, Outcome, Pace, Report},
+    peer::{CALL, Fault, Order, Peer, Served},
     programs::program,
+    relay::{Hops, Relay, RelayClient, RelayServer},
     trap::Trap,
 };
 

@@ -4,14 +4,14 @@ use std::{
     collections::BTreeMap,
     fmt,
     future::Future,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use tokio::{
     sync::{Semaphore, oneshot},
     task::{JoinHandle, JoinSet},
-    time::{Instant, MissedTickBehavior, interval},
+    time::{MissedTickBehavior, interval},
 };
 
 /// How fast, and how much at once.
@@ -25,6 +25,16 @@ pub struct Pace {
     pub in_flight: usize,
 }
 
+impl Pace {
+    /// So many requests a second, of which as many may wait as come in ten seconds.
+    pub fn per_second(rate: u32) -> Self {
+        Self {
+            every: Duration::from_secs(1) / rate,
+            in_flight: 10 * rate as usize,
+        }
+    }
+}
+
 /// How one request ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -34,12 +44,28 @@ pub enum Outcome {
     Failure(String),
 }
 
+impl From<Result<(), String>> for Outcome {
+    fn from(result: Result<(), String>) -> Self {
+        result.map_or_else(Self::Failure, |()| Self::Success)
+    }
+}
+
 /// A load that runs until it is told to stop. Dropping it stops it at once.
 #[derive(Debug)]
 pub struct Load {
-    task: JoinHandle<Report>,
+    task: JoinHandle<()>,
     stop: Option<oneshot::Sender<()>>,
-    counts: Arc<Mutex<Report>>,
+    counts: Arc<Mutex<Counts>>,
+}
+
+/// What was counted so far.
+#[derive(Debug, Default)]
+struct Counts {
+    /// The number of the next request.
+    next: u64,
+    /// The number of the first one that counts.
+    first: u64,
+    report: Report,
 }
 
 impl Load {
@@ -50,37 +76,35 @@ impl Load {
         F: Future<Output = Outcome> + Send + 'static,
     {
         let (stop, mut stopped) = oneshot::channel();
-        let counts = Arc::new(Mutex::new(Report::default()));
-        let report = Arc::clone(&counts);
+        let counts = Arc::<Mutex<Counts>>::default();
+        let counted = Arc::clone(&counts);
         let task = tokio::spawn(async move {
             let room = Arc::new(Semaphore::new(pace.in_flight));
             let mut flying = JoinSet::new();
             let mut ticks = interval(pace.every);
             // Late ticks are made up for: the rate over the run is what was asked for.
             ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
-            for number in 0.. {
-                tokio::select! {
-                    _ = ticks.tick() => {}
+            loop {
+                // When it should have begun: what is late because this task was is slow for whoever waits.
+                let begin = tokio::select! {
+                    due = ticks.tick() => due,
                     _ = &mut stopped => break,
-                }
+                };
                 while flying.try_join_next().is_some() {}
+                let number = lock(&counted).begin();
                 let Ok(place) = Arc::clone(&room).try_acquire_owned() else {
-                    add(
-                        &report,
-                        Outcome::Failure("too many in flight".to_owned()),
-                        Duration::ZERO,
-                    );
+                    let outcome = Outcome::Failure("too many in flight".to_owned());
+                    lock(&counted).end(number, outcome, Duration::ZERO);
                     continue;
                 };
-                let (answer, report) = (request(number), Arc::clone(&report));
+                let (answer, counted) = (request(number), Arc::clone(&counted));
                 flying.spawn(async move {
-                    let begin = Instant::now();
-                    add(&report, answer.await, begin.elapsed());
+                    let outcome = answer.await;
+                    lock(&counted).end(number, outcome, begin.elapsed());
                     drop(place);
                 });
             }
             while flying.join_next().await.is_some() {}
-            std::mem::take(&mut *report.lock().unwrap_or_else(PoisonError::into_inner))
         });
         Self {
             task,
@@ -89,12 +113,16 @@ impl Load {
         }
     }
 
-    /// How many requests have ended so far.
+    /// How many requests have ended so far, of those that count.
     pub fn ended(&self) -> u64 {
-        self.counts
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .total()
+        lock(&self.counts).report.total()
+    }
+
+    /// Forgets what was counted, and counts only requests that begin from now on: what was before was the warm-up.
+    pub fn forget(&self) {
+        let mut counts = lock(&self.counts);
+        counts.first = counts.next;
+        counts.report = Report::default();
     }
 
     /// Makes no more requests, waits for those in flight, and says how it was.
@@ -103,7 +131,8 @@ impl Load {
     /// If the load itself panicked.
     pub async fn finish(mut self) -> Report {
         drop(self.stop.take());
-        (&mut self.task).await.expect("the load does not panic")
+        (&mut self.task).await.expect("the load does not panic");
+        std::mem::take(&mut lock(&self.counts).report)
     }
 }
 
@@ -113,41 +142,74 @@ impl Drop for Load {
     }
 }
 
-fn add(report: &Mutex<Report>, outcome: Outcome, took: Duration) {
-    let mut report = report.lock().unwrap_or_else(PoisonError::into_inner);
-    report.slowest = report.slowest.max(took);
-    match outcome {
-        Outcome::Success => report.succeeded += 1,
-        Outcome::Failure(why) => *report.failed.entry(why).or_default() += 1,
+fn lock(counts: &Mutex<Counts>) -> MutexGuard<'_, Counts> {
+    counts.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Counts {
+    fn begin(&mut self) -> u64 {
+        let number = self.next;
+        self.next += 1;
+        number
+    }
+
+    fn end(&mut self, number: u64, outcome: Outcome, took: Duration) {
+        if number < self.first {
+            return;
+        }
+        match outcome {
+            Outcome::Success => self.report.took.push(took),
+            Outcome::Failure(why) => *self.report.failed.entry(why).or_default() += 1,
+        }
     }
 }
 
 /// How a load went.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
-    /// Requests that ended as they should.
-    pub succeeded: u64,
+    /// How long each request took that ended as it should, from when it should have begun.
+    pub took: Vec<Duration>,
     /// The others, by what was wrong.
     pub failed: BTreeMap<String, u64>,
-    /// How long the slowest took.
-    pub slowest: Duration,
 }
 
 impl Report {
     /// All requests.
     pub fn total(&self) -> u64 {
-        self.succeeded + self.failed.values().sum::<u64>()
+        self.succeeded() + self.failures()
     }
 
-    /// The share that succeeded, from 0 to 1; 0 when there were none.
-    #[expect(
-        clippy::cast_precision_loss,
-        reason = "counts of requests in a test are small"
-    )]
+    /// Requests that ended as they should.
+    pub fn succeeded(&self) -> u64 {
+        self.took.len() as u64
+    }
+
+    /// Requests that did not.
+    pub fn failures(&self) -> u64 {
+        self.failed.values().sum()
+    }
+
+    /// The share of requests that ended as they should, from 0 to 1; 0 when there were none.
     pub fn success_rate(&self) -> f64 {
         match self.total() {
             0 => 0.0,
-            total => self.succeeded as f64 / total as f64,
+            total => self.succeeded() as f64 / total as f64,
+        }
+    }
+
+    /// The time in which this share of all requests, from 0 to 1, ended as they should. `None` if so many never did.
+    pub fn quantile(&self, share: f64) -> Option<Duration> {
+        let mut took = self.took.clone();
+        took.sort_unstable();
+        let rank = (share * self.total() as f64).ceil() as usize;
+        took.get(rank.saturating_sub(1)).copied()
+    }
+
+    /// Adds what another load saw.
+    pub fn merge(&mut self, other: Self) {
+        self.took.extend(other.took);
+        for (why, count) in other.failed {
+            *self.failed.entry(why).or_default() += count;
         }
     }
 }
@@ -156,15 +218,16 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} of {} succeeded ({:.3} %), the slowest took {:?}",
-            self.succeeded,
+            "{} of {} requests succeeded ({:.3} %), the slowest took {:?}",
+            self.succeeded(),
             self.total(),
-            100.0 * self.success_rate(),
-            self.slowest
+            self.success_rate() * 100.0,
+            self.took.iter().max().copied().unwrap_or_default(),
         )?;
-        self.failed
-            .iter()
-            .try_for_each(|(why, count)| write!(f, "\n  {count} x {why}"))
+        for (why, count) in &self.failed {
+            write!(f, "\n{count:>6} {why}")?;
+        }
+        Ok(())
     }
 }
 
@@ -173,7 +236,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn slow_answers_do_not_slow_the_load_and_too_many_count_as_failed() {
+    async fn slow_answers_do_not_slow_the_load_down_and_what_is_too_much_has_failed() {
         let pace = Pace {
             every: Duration::from_millis(10),
             in_flight: 5,
@@ -184,8 +247,28 @@ mod tests {
         });
         tokio::time::sleep(Duration::from_millis(95)).await;
         let report = load.finish().await;
-        assert_eq!(report.succeeded, 5, "{report}");
+        assert_eq!(report.succeeded(), 5, "{report}");
         assert_eq!(report.total(), 10, "{report}");
         assert_eq!(report.success_rate(), 0.5);
+        assert_eq!(report.quantile(0.5), Some(Duration::from_secs(1)));
+        assert_eq!(report.quantile(0.51), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_began_before_is_forgotten_when_it_ends_too() {
+        let pace = Pace::per_second(100);
+        let load = Load::start(pace, |number| async move {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            Outcome::from(if number < 20 {
+                Err("cold".to_owned())
+            } else {
+                Ok(())
+            })
+        });
+        tokio::time::sleep(Duration::from_millis(195)).await;
+        load.forget();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let report = load.finish().await;
+        assert_eq!((report.succeeded(), report.failures()), (10, 0), "{report}");
     }
 }

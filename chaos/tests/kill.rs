@@ -100,8 +100,15 @@ async fn more(load: &Load, count: u64) {
     .unwrap();
 }
 
+/// An instance that takes its time, so that many calls are under way in it when it is killed. Each of them is one that
+/// may be made again: a caller without retries would notice them all.
 async fn start(program: &Path, agent: &Agent, data: &Path) -> Instance {
-    Instance::start(program, agent, data).await.unwrap()
+    let slow = [
+        ("KIT_SERVER__FAULT__DELAY__RATIO", "1"),
+        ("KIT_SERVER__FAULT__DELAY__DURATION", "300ms"),
+        ("KIT_SERVER__DEADLINE__TIMEOUT", "60s"),
+    ];
+    Instance::start(program, agent, data, &slow).await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -121,7 +128,12 @@ async fn a_killed_instance_loses_nothing_gets_nothing_and_is_used_again_when_it_
     let client = Client::new(
         &discovery,
         service,
-        ClientConfig::default(),
+        // A disk on which others build stands still for seconds. Who is killed says so at once.
+        ClientConfig {
+            timeout: PATIENCE,
+            attempt_timeout: PATIENCE / 3,
+            ..ClientConfig::default()
+        },
         kit::event::nobody(),
     );
     known(&watch, 3).await;
