@@ -8,11 +8,20 @@ use clap::Args;
 
 use super::package::{Crate, passed_on, save};
 use crate::{
-    edit::{Changes, Mode, format, rust::Insertions},
+    edit::{
+        Changes, Mode, format,
+        rust::{Insertions, Method, Source},
+    },
     names::Name,
     project::Project,
     template::fill,
 };
+
+const SERVICE: &str = include_str!("../../templates/middleware/service.rs");
+const METHOD: &str = include_str!("../../templates/middleware/method.rs");
+const ENDPOINT: &str = include_str!("../../templates/middleware/endpoint.rs");
+const LOGGING: &str = include_str!("../../templates/middleware/logging.rs");
+const LOGGED: &str = include_str!("../../templates/middleware/logged.rs");
 
 /// A middleware.
 #[derive(Args, Debug)]
@@ -37,21 +46,19 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     let (module, camel) = (options.name.snake(), options.name.camel());
     let path = package.path(&format!("src/{module}.rs"));
     ensure!(!path.exists(), "{} exists already", changes.show(&path));
-    let template = match options.endpoint {
-        true => package.fill(&name(
-            include_str!("../../templates/middleware/endpoint.rs"),
-            options,
-        )),
-        false => package.fill_methods(
-            &name(
-                include_str!("../../templates/middleware/service.rs"),
-                options,
-            ),
-            passed_on,
-            false,
-        ),
+    let words = [
+        ("Middleware", &*camel),
+        ("name", options.name.as_str()),
+        ("service", options.service.as_str()),
+    ];
+    let text = match options.endpoint {
+        true => package.fill(&fill(ENDPOINT, &words)),
+        false => {
+            let method = |method: &Method| passed_on(METHOD, method);
+            package.fill_methods(&fill(SERVICE, &words), method, false)
+        }
     };
-    changes.create(&path, format::new_file(&path, template))?;
+    changes.create(&path, format::new_file(&path, text))?;
 
     let (variable, line) = match options.endpoint {
         true => (
@@ -73,20 +80,44 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         save(&mut changes, lib, insertions)?;
     }
     if !is_wired {
-        changes.report(format!(
-            "put it around the {variable}, where the service is put together: {line}"
-        ));
+        changes.report(by_hand(variable, &line));
     }
     changes.finish(options.mode)
 }
 
-fn name(template: &str, options: &Options) -> String {
-    fill(
-        template,
-        &[
-            ("Middleware", &options.name.camel()),
-            ("name", options.name.as_str()),
-            ("service", options.service.as_str()),
-        ],
-    )
+/// What a person is asked to do where the place for a middleware was not found.
+pub(super) fn by_hand(variable: &str, line: &str) -> String {
+    format!("put it around the {variable}, where the service is put together: {line}")
+}
+
+/// The line that puts the middleware of `--dmw` around the handler.
+pub(super) const LOGGING_AROUND: &str = "let handler = logging::Logging { inner: handler };";
+
+impl Crate<'_> {
+    /// The middleware of `--dmw`; its module is returned, unless it is there.
+    pub(super) fn logging(&self, changes: &mut Changes) -> Result<Option<String>> {
+        let path = self.path("src/logging.rs");
+        if path.exists() {
+            return Ok(None);
+        }
+        if self.methods.is_empty() {
+            changes.report(format!(
+                "the middleware of --dmw logs calls of methods, and there are none yet: add one to the trait {}",
+                self.service.name.camel()
+            ));
+            return Ok(None);
+        }
+        let logging = fill(LOGGING, &[("service", self.service.name.as_str())]);
+        let text = self.fill_methods(&logging, |method| passed_on(LOGGED, method), false);
+        changes.create(&path, format::new_file(&path, text))?;
+        Ok(Some("logging".to_owned()))
+    }
+}
+
+/// How a middleware in `source` passes a call on.
+pub(super) fn body(source: &Source) -> fn(&Method) -> String {
+    match source.says("logged") {
+        true => |method| passed_on(LOGGED, method),
+        false => |method| passed_on(METHOD, method),
+    }
 }

@@ -178,8 +178,8 @@ pub(super) fn marked_place(method: &Method) -> String {
     )
 }
 
-/// A method that calls the one inside.
-pub(super) fn passed_on(method: &Method) -> String {
+/// A method of a middleware: it calls the one inside, as `template` says.
+pub(super) fn passed_on(template: &str, method: &Method) -> String {
     // Only the context may be without a name.
     let named = |name: &String| match name.as_str() {
         "_" => "ctx".to_owned(),
@@ -187,7 +187,7 @@ pub(super) fn passed_on(method: &Method) -> String {
     };
     let arguments: Vec<_> = method.arguments.iter().map(named).collect();
     fill(
-        include_str!("../../templates/middleware/method.rs"),
+        template,
         &[
             ("signature", &method.signature.replacen("_:", "ctx:", 1)),
             ("method", &method.name),

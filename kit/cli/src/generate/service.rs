@@ -3,8 +3,12 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
+use clap::Args;
 
-use super::package::{Crate, marked_place, passed_on, save};
+use super::{
+    middleware,
+    package::{Crate, marked_place, save},
+};
 use crate::{
     edit::{
         Changes, Mode, format,
@@ -12,6 +16,7 @@ use crate::{
     },
     names::Name,
     project::{Project, Service},
+    template::fill,
 };
 
 /// What is made for a service that has none of it, by path below its folder.
@@ -21,20 +26,36 @@ const RUN: &str = include_str!("../../templates/service/run.rs");
 const MAIN: &str = include_str!("../../templates/service/main.rs");
 const TEST: &str = include_str!("../../templates/service/test.rs");
 
-/// Adds what the service `name` lacks.
-pub(crate) fn run(name: &Name, mode: Mode) -> Result<ExitCode> {
-    let project = Project::here()?;
-    let mut changes = Changes::new(&project.root);
-    add(&mut changes, project.service(name)?)?;
-    changes.finish(mode)
+/// A service.
+#[derive(Args, Debug)]
+pub(crate) struct Options {
+    /// Its name
+    name: Name,
+    /// Also adds a middleware around the methods that logs each call. Requests are logged and measured without it
+    #[arg(long)]
+    dmw: bool,
+    #[command(flatten)]
+    mode: Mode,
 }
 
-fn add(changes: &mut Changes, service: &Service) -> Result<()> {
+/// Adds what the service lacks.
+pub(crate) fn run(options: &Options) -> Result<ExitCode> {
+    let project = Project::here()?;
+    let mut changes = Changes::new(&project.root);
+    add(&mut changes, project.service(&options.name)?, options)?;
+    changes.finish(options.mode)
+}
+
+fn add(changes: &mut Changes, service: &Service, options: &Options) -> Result<()> {
     let package = Crate::read(changes, service)?;
     package.imports(changes)?;
     let mut modules: Vec<_> = package.implementation(changes)?.into_iter().collect();
     modules.extend(package.app(changes)?);
-    package.lib(changes, &modules)?;
+    let logging = match options.dmw {
+        true => package.logging(changes)?,
+        false => None,
+    };
+    package.lib(changes, &modules, logging)?;
     package.main(changes)?;
     package.test(changes)
 }
@@ -76,7 +97,10 @@ impl Crate<'_> {
                     .collect();
                 // Middleware, which is around another implementation.
                 let is_around = item.generics.type_params().next().is_some();
-                let body = if is_around { passed_on } else { marked_place };
+                let body = match is_around {
+                    true => middleware::body(source),
+                    false => marked_place,
+                };
                 let mut insertions = source.add_methods(item, &self.methods, body)?;
                 let uses = self.uses(&missing, !is_around);
                 let unknown = uses.into_iter().filter(|(name, _)| !source.knows(name));
@@ -120,21 +144,32 @@ impl Crate<'_> {
         Ok(Some("app".to_owned()))
     }
 
-    /// Declares new modules, and adds what makes an instance out of them unless something does.
-    fn lib(&self, changes: &mut Changes, modules: &[String]) -> Result<()> {
+    /// Declares new modules, and adds what makes an instance out of them unless something does; there, `logging` is
+    /// put around the handler.
+    fn lib(
+        &self,
+        changes: &mut Changes,
+        modules: &[String],
+        logging: Option<String>,
+    ) -> Result<()> {
         let path = self.path("src/lib.rs");
         let Some(lib) = self.sources.iter().find(|source| source.path == path) else {
             return Ok(());
         };
         let mut insertions = Insertions::default();
-        for module in modules {
+        for module in modules.iter().chain(&logging) {
             let (vis, name) = module.split_once(' ').unwrap_or(("", module));
             if !lib.has_module(name) {
                 lib.add_module(vis, name, &mut insertions);
             }
         }
+        let line = middleware::LOGGING_AROUND;
         if !self.sources.iter().any(|source| source.says("RunOptions")) {
-            lib.add_at_end(&format!("\n{}", self.fill(RUN)), &mut insertions);
+            let around = logging.map_or(String::new(), |_| format!("    {line}\n"));
+            let run = fill(&self.fill(RUN), &[("middleware", &around)]);
+            lib.add_at_end(&format!("\n{run}"), &mut insertions);
+        } else if logging.is_some() && !lib.add_after_let("run", "handler", line, &mut insertions) {
+            changes.report(middleware::by_hand("handler", line));
         }
         save(changes, lib, insertions)
     }

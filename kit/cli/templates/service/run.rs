@@ -4,7 +4,7 @@ use kit::{
     log::LogConfig,
     metrics::observer,
     name::ServiceName,
-    server::{Listeners, RunOptions, ServerConfig, instance},
+    server::{Listeners, RunOptions, ServerConfig, registration},
 };
 use serde::Deserialize;
 use tower::Layer;
@@ -37,13 +37,9 @@ pub async fn run(
     let service: ServiceName = "__name__".parse()?;
     let source = Source::from_config(&config.discovery, observer())?;
     let handler = Handler;
-    let server = __Trait__Server::new(handler);
+__middleware__    let server = __Trait__Server::new(handler);
     let app = app::inbound(&config.server, &service).layer(server);
-    let mut registration = None;
-    if let (Some(agent), Some(consul)) = (&config.discovery.consul, source.consul()) {
-        let instance = instance(&service, &listeners, &config.server, &agent.address).await?;
-        registration = Some(consul.registration(instance));
-    }
+    let registration = registration(&service, &listeners, &config.server, &source).await?;
     let options = RunOptions {
         service,
         version: env!("CARGO_PKG_VERSION"),

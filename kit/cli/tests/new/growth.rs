@@ -61,6 +61,107 @@ fn a_grown_trait_adds_its_method_and_touches_no_line_that_exists() {
 }
 
 #[test]
+fn the_logging_middleware_is_added_at_any_time_and_grows_with_the_trait() {
+    let around =
+        "    let handler = Handler;\n    let handler = logging::Logging { inner: handler };\n";
+    let at_once = User::with_service("users", CREATE);
+    at_once.kit(&["g", "s", "users", "--dmw"]).succeeds();
+    let later = User::with_service("users", CREATE);
+    later.kit(&["g", "s", "users"]).succeeds();
+    later.kit(&["g", "s", "users", "--dmw"]).succeeds();
+    for user in [at_once, later] {
+        let lib = user.read("services/users/src/lib.rs");
+        assert!(
+            lib.contains("mod logging;") && lib.contains(around),
+            "{lib}"
+        );
+        let said = user.kit(&["g", "s", "users", "--dmw"]).succeeds();
+        assert_eq!(said, "nothing to add\n");
+        user.edit("services/users/src/api.rs", |text| {
+            with_methods(
+                text,
+                "    async fn forget(&self, _: Context) -> Result<(), Error>;\n",
+            )
+        });
+        user.kit(&["g", "s", "users"]).succeeds();
+        let logging = user.read("services/users/src/logging.rs");
+        for call in [
+            "logged(\"create\", self.inner.create(ctx, email)).await",
+            "logged(\"forget\", self.inner.forget(ctx)).await",
+        ] {
+            assert!(logging.contains(call), "{logging}");
+        }
+    }
+    let empty = User::in_an_empty_folder();
+    empty.kit(&["n", "s", "users"]).succeeds();
+    empty.kit(&["g", "s", "users", "--dmw"]).succeeds();
+    let lib = empty.read("services/users/src/lib.rs");
+    assert!(!lib.contains("logging"), "{lib}");
+}
+
+#[test]
+fn each_service_gets_a_manifest_for_kubernetes_that_is_its_owners_from_then_on() {
+    let user = User::in_an_empty_folder();
+    let said = user.kit(&["g", "kubernetes"]).fails();
+    assert!(said.contains("there is no workspace here"), "{said}");
+    user.kit(&["n", "s", "users"]).succeeds();
+    user.kit(&["g", "kubernetes"]).succeeds();
+    let manifest = user.read("kubernetes/users.yml");
+    for line in [
+        "containerPort: 8800\n",
+        "containerPort: 9800\n",
+        "value: 0.0.0.0:8800\n",
+        "value: http://consul:8500\n",
+    ] {
+        assert!(manifest.contains(line), "{line:?} is not in {manifest}");
+    }
+    assert!(
+        !["__name__", "__port__", "__admin__"]
+            .iter()
+            .any(|word| manifest.contains(word)),
+        "{manifest}"
+    );
+    let consul = user.read("kubernetes/consul.yml");
+    let agent = "  agent.hcl: |\n    # One server that is its own cluster.";
+    assert!(
+        consul.contains(agent) && consul.contains("\n    bootstrap_expect = 1\n"),
+        "{consul}"
+    );
+
+    user.edit("kubernetes/users.yml", |text| text.replace("64Mi", "1Gi"));
+    let own = user.read("kubernetes/users.yml");
+    user.kit(&["n", "s", "bug-reports"]).succeeds();
+    let said = user.kit(&["g", "k", "--check"]).fails();
+    assert_eq!(said, "missing kubernetes/bug-reports.yml\n");
+    user.kit(&["g", "k"]).succeeds();
+    assert_eq!(user.read("kubernetes/users.yml"), own);
+    user.kit(&["g", "k", "--check"]).succeeds();
+}
+
+#[test]
+fn a_chaos_test_calls_a_method_whose_arguments_can_be_made_up() {
+    let user = User::with_service(
+        "users",
+        "    async fn put(&self, ctx: Context, user: User) -> Result<(), Error>;\n",
+    );
+    let said = user.kit(&["g", "chaos", "users"]).fails();
+    assert!(
+        said.contains("Users has no method that could be called"),
+        "{said}"
+    );
+    user.edit("services/users/src/api.rs", |text| {
+        with_methods(
+            text,
+            "    async fn find(&self, _: Context, name: Option<String>, limit: u32) -> Result<(), Error>;\n",
+        )
+    });
+    user.kit(&["g", "chaos", "users"]).succeeds();
+    let test = user.read("services/users/tests/chaos.rs");
+    let call = "client\n        .find(ctx, Default::default(), Default::default())\n";
+    assert!(test.contains(call), "{test}");
+}
+
+#[test]
 fn a_method_that_has_gone_is_told_and_left_alone() {
     let user = User::with_service("users", CREATE);
     user.kit(&["g", "s", "users"]).succeeds();

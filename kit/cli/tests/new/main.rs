@@ -6,4 +6,5 @@
 
 mod growth;
 mod newcomer;
+mod tutorial;
 mod user;

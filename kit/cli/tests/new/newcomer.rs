@@ -85,7 +85,7 @@ fn curl(port: u16) -> String {
 }
 
 /// An offset at which the ports of the service are free.
-fn free_offset() -> u16 {
+pub(crate) fn free_offset() -> u16 {
     let start = u16::try_from(std::process::id() % 1000).unwrap();
     (0..1000)
         .map(|next| 11_000 + (start + next) % 1000 * 9)
@@ -210,6 +210,7 @@ fn whatever_is_generated_compiles_without_a_warning_and_grows_with_its_trait() {
     user.kit(&["g", "m", "quota", "--service", "users", "--endpoint"])
         .succeeds();
     user.kit(&["g", "c", "users"]).succeeds();
+    user.kit(&["g", "chaos", "users"]).succeeds();
     user.kit(&["g", "d"]).succeeds();
     user.kit(&["n", "s", "bug-reports"]).succeeds();
     user.edit("services/users/src/api.rs", |text| {
@@ -219,7 +220,7 @@ fn whatever_is_generated_compiles_without_a_warning_and_grows_with_its_trait() {
             pub struct Found {\n    /// How many.\n    pub count: u32,\n}\n";
         with_methods(text, find) + found
     });
-    user.kit(&["g", "s", "users"]).succeeds();
+    user.kit(&["g", "s", "users", "--dmw"]).succeeds();
     user.kit(&["g", "s", "bug-reports"]).succeeds();
     user.kit(&["g", "d"]).succeeds();
     user.kit(&["g", "d", "--check"]).succeeds();

@@ -43,6 +43,12 @@ pub(crate) struct Method {
     pub(crate) line: usize,
 }
 
+/// Types out of the standard library that have a default.
+const HAVE_DEFAULTS: &[&str] = &[
+    "String", "bool", "i32", "i64", "u32", "u64", "f32", "f64", "Option", "Vec", "HashMap",
+    "BTreeMap",
+];
+
 impl Source {
     /// Reads the text of the file at `path`, which is one of the crate whose sources are in `folder`.
     pub(crate) fn parse(folder: &Path, path: &Path, text: String) -> Result<Self> {
@@ -179,6 +185,18 @@ impl Method {
     /// Whether another of this name takes and returns the same, as far as can be seen without resolving names.
     pub(crate) fn agrees_with(&self, other: &Self) -> bool {
         self.types == other.types
+    }
+
+    /// Whether all arguments after the context are of types that have a default, whatever stands in the file.
+    pub(crate) fn takes_defaults(&self) -> bool {
+        let own = &self.types[..self.arguments.len().min(self.types.len())];
+        own.iter().skip(1).all(|ty| {
+            let first: String = ty
+                .chars()
+                .take_while(|letter| letter.is_alphanumeric())
+                .collect();
+            HAVE_DEFAULTS.contains(&&*first)
+        })
     }
 }
 

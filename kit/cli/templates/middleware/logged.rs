@@ -1,0 +1,3 @@
+    __signature__ {
+        logged("__method__", self.inner.__method__(__arguments__)).await
+    }
