@@ -14,7 +14,7 @@ use nix::{
 };
 use tokio::process::{Child, Command};
 
-use crate::{Agent, eventually, metrics, ports};
+use crate::{Agent, ask, eventually, metrics, ports};
 
 /// How long an instance may take to be ready.
 const READY_WITHIN: Duration = Duration::from_secs(30);
@@ -99,10 +99,7 @@ impl Instance {
         self.process = Some(process);
         let ready = format!("{}/readyz", self.admin);
         let what = format!("{} is ready", self.address);
-        eventually(&what, READY_WITHIN, async || {
-            metrics::get(&ready).await.ok()
-        })
-        .await?;
+        eventually(&what, READY_WITHIN, async || ask::get(&ready).await.ok()).await?;
         Ok(())
     }
 
@@ -155,7 +152,7 @@ impl Instance {
     /// # Errors
     /// If it does not answer.
     pub async fn requests(&self) -> Result<u64> {
-        let text = metrics::get(&format!("{}/metrics", self.admin)).await?;
+        let text = ask::get(&format!("{}/metrics", self.admin)).await?;
         Ok(
             metrics::sum(&text, "http_server_request_duration_seconds_count")
                 + metrics::sum(&text, "rpc_server_call_duration_seconds_count"),

@@ -2,10 +2,12 @@
 //!
 //! A scenario is a test: it starts an [`Agent`] and some [`Instance`]s of real services, or some [`Peer`]s, which can
 //! be as sick as they are told to be; lets a [`Load`] run against them, kills and restarts; and judges the [`Report`]
-//! and the [`Ledger`]. Nothing here is simulated and nothing is mocked. What a scenario starts ends with it, also when
+//! and the [`Ledger`]. Where discovery is hurt, a [`Caller`] makes the load, and says what its set was worth. Nothing here is simulated and nothing is mocked. What a scenario starts ends with it, also when
 //! it panics.
 
 mod agent;
+mod ask;
+mod caller;
 mod instance;
 mod ledger;
 mod load;
@@ -13,16 +15,19 @@ mod metrics;
 mod peer;
 mod ports;
 mod programs;
+mod proxy;
 mod relay;
 mod trap;
 
 pub use self::{
     agent::Agent,
+    caller::{Addresses, Caller, Proof},
     instance::Instance,
     ledger::Ledger,
     load::{Load, Outcome, Pace, Report},
     peer::{CALL, Fault, Order, Peer, Served},
     programs::program,
+    proxy::{Proxy, Spoil},
     relay::{Hops, Relay, RelayClient, RelayServer},
     trap::Trap,
 };

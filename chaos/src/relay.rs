@@ -41,4 +41,18 @@ impl Instance {
             .map(|(name, value)| (*name, (*value).to_owned()));
         Self::launch(program, Some("relay"), next.into_iter().chain(own)).await
     }
+
+    /// Starts a hop without another one behind it, that is found through the agent at `agent`.
+    ///
+    /// # Errors
+    /// If it does not come up.
+    pub async fn found(
+        program: &Path,
+        agent: &str,
+        environment: &[(&'static str, &str)],
+    ) -> Result<Self> {
+        let mut all = vec![("KIT_DISCOVERY__CONSUL__ADDRESS", agent)];
+        all.extend_from_slice(environment);
+        Self::relay(program, None, &all).await
+    }
 }

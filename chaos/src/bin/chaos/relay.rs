@@ -9,7 +9,7 @@ use kit::{
     discovery::Source,
     metrics::observer,
     name::ServiceName,
-    server::{Inbound, Listeners, RunOptions, shutdown_signal},
+    server::{Inbound, Listeners, RunOptions, registration, shutdown_signal},
     service::client::Stack,
 };
 use tower::Layer;
@@ -32,19 +32,21 @@ pub(crate) async fn run() -> Result<()> {
     let config: ServiceConfig = kit::config::load()?;
     kit::log::init(&config.log)?;
     let service: ServiceName = "relay".parse()?;
+    let source = Source::from_config(&config.discovery, observer())?;
     let next = config.discovery.fixed.contains_key(&service).then(|| {
-        let source = Source::from_config(&config.discovery, observer())?;
         let client = Client::new(&source, service.clone(), config.client, observer());
-        anyhow::Ok(RelayClient::grpc(client))
+        RelayClient::grpc(client)
     });
-    let hop = Hop(next.transpose()?);
+    let hop = Hop(next);
     let app = Inbound::from_config(&config.server, &service).layer(RelayServer::new(hop));
     let listeners = Listeners::bind(&config.server)?;
+    // In Consul, where its environment names an agent.
+    let registration = registration(&service, &listeners, &config.server, &source).await?;
     let options = RunOptions {
         service,
         version: env!("CARGO_PKG_VERSION"),
         config: config.server,
-        registration: None,
+        registration,
         readiness: Vec::new(),
     };
     Ok(kit::server::run(listeners, app, options, shutdown_signal()).await?)
