@@ -11,8 +11,11 @@ const BUCKETS: u64 = 10;
 /// The bits of one count; a bucket that is full counts no further.
 const COUNT_BITS: u32 = 22;
 const COUNT_MAX: u64 = (1 << COUNT_BITS) - 1;
-/// The bits of the tick that a bucket was begun in. Longer ago than it can tell is 12 days for a window of 10 s.
+/// The bits of the tick that a bucket was begun in. They come round after 12 days for a window of 10 s.
 const TICK_MASK: u64 = (1 << (64 - 2 * COUNT_BITS)) - 1;
+/// By how many ticks somebody who counts may be late. A bucket that seems to be further ahead is from before the ticks
+/// came round.
+const LATEST: u64 = 4 * BUCKETS;
 
 /// Counts two things that happened in the last `span`, give or take a tenth of it.
 ///
@@ -83,7 +86,7 @@ impl Window {
                 0 if column.of(word) == COUNT_MAX => None,
                 0 => Some(word + (1 << column.shift())),
                 // Somebody who read the clock later has begun the bucket anew.
-                ahead if ahead > TICK_MASK / 2 => None,
+                _ if later(tick_of(word), tick) <= LATEST => None,
                 _ => Some((tick & TICK_MASK) << (2 * COUNT_BITS) | 1 << column.shift()),
             }
         });
@@ -145,6 +148,29 @@ mod tests {
                     happened.iter().filter(counts).count() as u64
                 };
                 prop_assert_eq!(window.sum(now), (count(true), count(false)));
+            }
+        }
+    }
+
+    proptest! {
+        /// However many days nothing happens, what happens then counts. They are whole days, and fewer than the 267
+        /// after which the ticks of a window of 10 s come back to within minutes of what they were.
+        #[test]
+        fn what_happens_after_long_idle_times_counts(
+            steps in prop::collection::vec((0_u64..3, 0_u64..1_000), 1..100),
+        ) {
+            let epoch = Instant::now();
+            let window = Window::new(Duration::from_secs(10), epoch);
+            let mut happened = Vec::new();
+            let mut millis = 0;
+            for (days, more) in steps {
+                millis += days * 86_400_000 + more;
+                let now = epoch + Duration::from_millis(millis);
+                window.add(now, Column::Left);
+                happened.push(millis / 1_000);
+                let counts = |tick: &&u64| **tick + 10 > millis / 1_000;
+                let expected = happened.iter().filter(counts).count() as u64;
+                prop_assert_eq!(window.sum(now), (expected, 0));
             }
         }
     }
