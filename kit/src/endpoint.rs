@@ -156,23 +156,32 @@ pub struct Watch {
     _source: Option<Arc<Source>>,
 }
 
-/// Stops the task that feeds a watch when the last clone of it is dropped.
-struct Source(AbortHandle);
+/// What feeds a watch, until its last clone is dropped.
+enum Source {
+    /// Is stopped then.
+    Task(AbortHandle),
+    /// Never sends anything. To look whether a set has changed whose sender is gone costs more.
+    Fixed {
+        _sender: watch::Sender<Option<Snapshot>>,
+    },
+}
 
 impl Drop for Source {
     fn drop(&mut self) {
-        self.0.abort();
+        if let Self::Task(task) = self {
+            task.abort();
+        }
     }
 }
 
 impl Watch {
     /// A set that never changes.
     pub fn fixed(service: ServiceName, endpoints: Snapshot) -> Self {
-        let (_, set) = watch::channel(Some(endpoints));
+        let (_sender, set) = watch::channel(Some(endpoints));
         Self {
             service,
             set,
-            _source: None,
+            _source: Some(Arc::new(Source::Fixed { _sender })),
         }
     }
 
@@ -192,7 +201,7 @@ impl Watch {
     /// Makes this watch, with all clones made from now on, the owner of the task that feeds it.
     #[must_use]
     pub fn owning(mut self, task: AbortHandle) -> Self {
-        self._source = Some(Arc::new(Source(task)));
+        self._source = Some(Arc::new(Source::Task(task)));
         self
     }
 
@@ -216,10 +225,13 @@ impl Watch {
         self.set.borrow().clone()
     }
 
-    /// Whether the set was replaced since this clone last saw it. Costs one atomic read.
+    /// Whether the set was replaced since this clone last saw it. Costs one atomic read, while the source is there.
     pub fn has_changed(&self) -> bool {
-        // An error says that the source is gone; the set then stays as it is.
-        self.set.has_changed().unwrap_or(false)
+        match self.set.has_changed() {
+            Ok(changed) => changed,
+            // The source is gone, and may have left a last set.
+            Err(_) => self.set.borrow().has_changed(),
+        }
     }
 
     /// The set as it is, marked as seen.
@@ -343,6 +355,21 @@ mod tests {
         clone.changed().await;
         drop(sender);
         assert_eq!(watch.known().await.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn the_last_set_of_a_source_that_is_gone_is_seen() {
+        let (sender, mut watch) = Watch::channel("users".parse().unwrap());
+        sender.send_replace(Some([endpoint("a:1")].into_iter().collect()));
+        drop(sender);
+        assert!(watch.has_changed());
+        assert_eq!(watch.see().unwrap().len(), 1);
+        assert!(!watch.has_changed());
+        let clone = watch.clone();
+        assert!(!clone.has_changed());
+
+        let fixed = Watch::fixed("users".parse().unwrap(), Snapshot::default());
+        assert!(!fixed.has_changed());
     }
 
     #[tokio::test]
