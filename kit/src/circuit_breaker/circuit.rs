@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     classify::Outcome,
+    clock,
     event::{Event, SharedObserver},
     policy::{Admit, Column, Live, Permit, Window},
     rejection::Rejection,
@@ -154,20 +155,19 @@ impl Circuit {
     }
 
     /// Replaces the configuration while calls pass. State and failures in a row are kept, and so are the counts of
-    /// the success rate, unless its window is another one now.
+    /// the success rate, unless its window is another one now. It closes if fewer probes are asked for than have
+    /// succeeded.
     pub fn replace(&self, config: CircuitBreakerConfig) {
         let shared = &*self.shared;
-        let mut machine = shared.lock();
-        let old = shared.settings.get();
-        let same = |config: &CircuitBreakerConfig| config.success_rate.map(|rate| rate.window);
-        let window = if same(&old.config) == same(&config) {
-            old.window.clone()
-        } else {
-            window(&config, shared.epoch)
+        let transition = {
+            let mut machine = shared.lock();
+            shared.configure(config);
+            machine.set_threshold(config.consecutive_failures);
+            let transition = machine.set_probes(config.probes, clock::now());
+            shared.settle(transition, &machine);
+            transition
         };
-        shared.settings.set(Settings { config, window });
-        machine.set_threshold(config.consecutive_failures);
-        shared.publish(&machine, &config);
+        shared.tell(transition);
     }
 
     /// Begins to ask the peer in another way than through calls, such as for its health. `None` while the circuit is
@@ -219,6 +219,18 @@ fn window(config: &CircuitBreakerConfig, epoch: Instant) -> Option<Arc<Window>> 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Machine> {
         self.machine.lock().expect("no panic while locked")
+    }
+
+    /// Takes another configuration over, under the lock.
+    fn configure(&self, config: CircuitBreakerConfig) {
+        let old = self.settings.get();
+        let same = |config: &CircuitBreakerConfig| config.success_rate.map(|rate| rate.window);
+        let window = if same(&old.config) == same(&config) {
+            old.window.clone()
+        } else {
+            window(&config, self.epoch)
+        };
+        self.settings.set(Settings { config, window });
     }
 
     fn nanos(&self, now: Instant) -> u64 {

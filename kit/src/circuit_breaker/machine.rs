@@ -1,6 +1,9 @@
 //! The states of a circuit and the ways between them: no clock, no lock, no tower.
 
-use std::{num::NonZeroU32, time::Duration};
+use std::{
+    num::{NonZeroU16, NonZeroU32},
+    time::Duration,
+};
 
 use failsafe::{
     FailurePolicy,
@@ -96,6 +99,15 @@ impl Machine {
         self.run = self.run.min(threshold.get() - 1);
         for _ in 0..self.run {
             self.policy.mark_dead_on_failure();
+        }
+    }
+
+    /// Closes the circuit if so many probes are enough that have succeeded already: there may be none under way any
+    /// more whose result would close it.
+    pub(super) fn set_probes(&mut self, probes: NonZeroU16, now: Instant) -> Option<Transition> {
+        match self.state {
+            State::HalfOpen { succeeded, .. } if succeeded >= probes.get() => Some(self.close(now)),
+            State::HalfOpen { .. } | State::Closed | State::Open { .. } => None,
         }
     }
 

@@ -370,6 +370,33 @@ fn a_replaced_configuration_keeps_what_was_counted() {
 }
 
 #[test]
+fn fewer_probes_may_be_enough_already() {
+    for in_flight in [0, 1] {
+        let (circuit, now) = tripped(3);
+        let going: Vec<_> = (0..in_flight)
+            .map(|_| circuit.admit(now).unwrap())
+            .collect();
+        finish(&circuit, now, Outcome::Success);
+        assert_eq!(circuit.state(), CircuitState::HalfOpen);
+        circuit.replace(config(1, 1));
+        assert_eq!(circuit.state(), CircuitState::Closed);
+        // What was under way comes too late to say anything.
+        for probe in going {
+            probe.finish(now, Outcome::Failure);
+        }
+        assert!(circuit.admit(now).is_ok());
+    }
+    // One that has not succeeded yet goes on with the probes that it has.
+    let (circuit, now) = tripped(3);
+    let probes = [circuit.admit(now).unwrap(), circuit.admit(now).unwrap()];
+    circuit.replace(config(1, 1));
+    assert!(circuit.admit(now).is_err());
+    drop(probes);
+    finish(&circuit, now, Outcome::Success);
+    assert_eq!(circuit.state(), CircuitState::Closed);
+}
+
+#[test]
 fn transitions_are_told_in_their_order() {
     struct Log(Mutex<Vec<&'static str>>);
     impl Observer for Arc<Log> {
