@@ -325,11 +325,13 @@ impl From<BoxError> for Error {
             Err(error) => error,
         };
         let spent = find_cause::<RetriesSpent>(&*error).is_some();
-        let mut this = match Rejection::find(&*error) {
-            Some(rejection) => Self::from(rejection.clone()),
-            None => Self::new(Code::Unavailable, "the service could not be reached"),
+        let mut this = match (find_cause::<Self>(&*error), Rejection::find(&*error)) {
+            // It may have the rejection as its own source.
+            (Some(error), _) => error.clone(),
+            (None, Some(rejection)) => Self::from(rejection.clone()),
+            (None, None) => Self::new(Code::Unavailable, "the service could not be reached"),
         };
-        this.0.retries_spent = spent;
+        this.0.retries_spent |= spent;
         this.with_source(error)
     }
 }
@@ -500,6 +502,24 @@ mod tests {
         let said = Error::from(BoxError::from(Error::unavailable("not now")));
         assert_eq!(said.code(), Code::Unavailable);
         assert_eq!(said.rejection(), None);
+    }
+
+    #[test]
+    fn an_error_is_found_through_wrapping_errors() {
+        let said = || BoxError::from(Error::invalid("email", "must not be empty"));
+        for (wrapped, spent) in [
+            (BoxError::from(RetriesSpent(said())), true),
+            (BoxError::from(crate::rejection::NotSent(said())), false),
+        ] {
+            let error = Error::from(wrapped);
+            assert_eq!(error.code(), Code::InvalidArgument);
+            assert_eq!(error.violations()[0].field, "email");
+            assert_eq!(error.retries_spent(), spent);
+        }
+        let spent = RetriesSpent(Box::new(Rejection::DeadlineExceeded));
+        let error = Error::from(BoxError::from(spent));
+        assert_eq!(error.rejection(), Some(&Rejection::DeadlineExceeded));
+        assert!(error.retries_spent());
     }
 
     #[test]
