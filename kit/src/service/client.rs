@@ -110,17 +110,35 @@ impl<S: Stack> Caller<S> {
         let request = request(self.wire, method, ctx, &arguments)?;
         drop(arguments);
         let deadline = Context::of(request.extensions()).deadline;
-        let (parts, body) = self.stack.clone().send(request).await?.into_parts();
-        match self.wire {
-            Wire::Json if !parts.status.is_success() => return Err(failure(&parts, body).await),
-            Wire::Json => {}
-            Wire::Grpc => match grpc_head(&parts)? {
-                Some(()) => return Ok(Items::none()),
-                None => grpc::check_encoding(&parts.headers).map_err(unreadable)?,
-            },
+        let response = self.stack.clone().send(request).await?;
+        let spent = wire::retry_pushback(response.headers()) == Some(None);
+        let items = items(self.wire, response, deadline).await;
+        match spent {
+            true => items.map_err(Error::with_retries_spent),
+            false => items,
         }
-        Ok(Items::new(self.wire, Body::stream(body), deadline))
     }
+}
+
+async fn items<B, P>(
+    wire: Wire,
+    response: Response<B>,
+    deadline: Option<Deadline>,
+) -> Result<Items<P>, Error>
+where
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    let (parts, body) = response.into_parts();
+    match wire {
+        Wire::Json if !parts.status.is_success() => return Err(failure(&parts, body).await),
+        Wire::Json => {}
+        Wire::Grpc => match grpc_head(&parts)? {
+            Some(()) => return Ok(Items::none()),
+            None => grpc::check_encoding(&parts.headers).map_err(unreadable)?,
+        },
+    }
+    Ok(Items::new(wire, Body::stream(body), deadline))
 }
 
 fn request<Q: Serialize + Message>(

@@ -203,6 +203,41 @@ async fn an_error_before_the_first_item_is_the_whole_answer() {
     }
 }
 
+/// A service that streams, and has said with a failure that it was tried as often as it may be.
+#[derive(Clone)]
+struct Spent;
+
+impl Counter for Spent {
+    async fn count(
+        &self,
+        _: Context,
+        _: u64,
+        _: Option<How>,
+    ) -> Result<impl Stream<Item = Result<Number, Error>>, Error> {
+        Err::<stream::Empty<_>, _>(Error::unavailable("not now").with_retries_spent())
+    }
+
+    async fn quiet(&self, _: Context) -> Result<impl Stream<Item = Result<Number, Error>>, Error> {
+        Ok(stream::empty())
+    }
+}
+
+#[tokio::test]
+async fn of_a_stream_too_it_is_heard_that_it_was_tried_often_enough() {
+    let server = CounterServer::new(Spent);
+    for client in [
+        CounterClient::json(server.clone()),
+        CounterClient::grpc(server),
+    ] {
+        let error = client.count(Context::new(), 0, None).await.unwrap_err();
+        assert_eq!(error.code(), Code::Unavailable);
+        assert!(error.retries_spent());
+    }
+    let [client, _] = clients(&Numbers::default());
+    let error = client.count(Context::new(), 0, Some(How::FailAtOnce)).await;
+    assert!(!error.unwrap_err().retries_spent());
+}
+
 async fn raw(uri: &str, grpc: Option<Vec<u8>>) -> Response<Body> {
     let request = match grpc {
         None => Request::get(uri).body(Body::empty()),
