@@ -20,11 +20,14 @@ use crate::name::Method;
 ///
 /// The inbound layers fill it in, a handler receives it, and hands it on to the clients that it calls; so a
 /// deadline is kept and a trace goes on without anybody thinking of it. Between layers it travels in the
-/// extensions of the request. Cloning is cheap, and clones share nothing.
+/// extensions of the request. Cloning is cheap, and clones share nothing but [`tried`](Self::tried).
 #[derive(Clone, Debug, Default)]
 pub struct Context {
     /// When the caller stops waiting.
     pub deadline: Option<Deadline>,
+    /// When this side gives up an attempt that nobody has begun to answer, whatever the caller would wait for. Filled
+    /// in by whoever bounds attempts; who is too late then has had all the time that anybody gets.
+    pub answer_by: Option<Deadline>,
     /// The span that is the parent of what happens next.
     pub trace: Option<TraceContext>,
     /// How many attempts at this call were made before this one, here or at an earlier hop.
@@ -96,6 +99,7 @@ impl Context {
     pub fn child(&self) -> Self {
         Self {
             deadline: self.deadline,
+            answer_by: None,
             trace: self.trace,
             previous_attempts: self.previous_attempts,
             idempotency_key: None,
@@ -108,6 +112,7 @@ impl Context {
     #[must_use]
     pub fn with_idempotency_key(mut self, key: IdempotencyKey) -> Self {
         self.idempotency_key = Some(key);
+        self.answer_by = None;
         self.method = None;
         self.tried = None;
         self

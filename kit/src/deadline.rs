@@ -126,7 +126,9 @@ where
         }
         let context = Context::of_mut(request.extensions_mut());
         let deadline = earliest(context.deadline, now, timeout);
-        if !is_stream(context) {
+        if is_stream(context) {
+            context.answer_by = Some(deadline);
+        } else {
             context.deadline = Some(deadline);
         }
         if deadline.has_passed(now) {
@@ -144,8 +146,8 @@ where
 /// [`Rejection::DeadlineExceeded`] when the request's deadline comes first.
 ///
 /// Tells the peer how long this attempt waits, in the timeout header of the request's [`Wire`], and the layers inside
-/// in [`Context::deadline`]: when this future drops theirs, they can tell that the time was up from that the caller
-/// went away. Clones share the timeout.
+/// in [`Context::deadline`] and [`Context::answer_by`]: when this future drops theirs, they can tell that the time was
+/// up from that the caller went away. Clones share the timeout.
 #[derive(Clone, Debug)]
 pub struct AttemptTimeoutLayer {
     timeout: Live<Duration>,
@@ -205,6 +207,7 @@ where
         let reason = if deadline == Some(ends) {
             Rejection::DeadlineExceeded
         } else {
+            context.answer_by = Some(context.answer_by.map_or(ends, |by| by.min(ends)));
             Rejection::TimedOut { after }
         };
         if ends.has_passed(now) {

@@ -24,13 +24,44 @@ use crate::{
     policy::{Admit, Live, Permit},
 };
 
+/// How long a request waits.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Patience {
+    pub(super) ends: Option<Deadline>,
+    /// Whether nobody gets more: it is not its caller who is in a hurry.
+    is_full: bool,
+}
+
+impl Patience {
+    pub(super) fn of(context: &crate::Context) -> Self {
+        match (context.answer_by, context.deadline) {
+            (Some(by), Some(deadline)) if deadline < by => Self {
+                ends: Some(deadline),
+                is_full: false,
+            },
+            (Some(by), _) => Self {
+                ends: Some(by),
+                is_full: true,
+            },
+            (None, ends) => Self {
+                ends,
+                is_full: false,
+            },
+        }
+    }
+
+    fn is_over(&self, now: Instant) -> bool {
+        self.ends.is_some_and(|ends| ends.has_passed(now))
+    }
+}
+
 /// A request's place among those in flight at an endpoint, and its permit; given back when this is dropped.
 pub(super) struct InFlight<S, G: Admit> {
     node: Arc<Node<S, G>>,
     /// `None` where the gate was overruled.
     permit: Option<G::Permit>,
     since: Instant,
-    deadline: Option<Deadline>,
+    patience: Patience,
     config: Live<BalanceConfig>,
     finished: bool,
 }
@@ -40,7 +71,7 @@ impl<S, G: Admit> InFlight<S, G> {
         node: Arc<Node<S, G>>,
         permit: Option<G::Permit>,
         since: Instant,
-        deadline: Option<Deadline>,
+        patience: Patience,
         config: Live<BalanceConfig>,
     ) -> Self {
         node.load.enter();
@@ -48,7 +79,7 @@ impl<S, G: Admit> InFlight<S, G> {
             node,
             permit,
             since,
-            deadline,
+            patience,
             config,
             finished: false,
         }
@@ -82,17 +113,16 @@ impl<S, G: Admit> Drop for InFlight<S, G> {
             return;
         }
         let (now, config) = (clock::now(), self.config.get());
-        if self
-            .deadline
-            .is_some_and(|deadline| deadline.has_passed(now))
-        {
+        let (load, waited) = (&self.node.load, now - self.since);
+        let Patience { is_full, .. } = self.patience;
+        if self.patience.is_over(now) && (is_full || load.answers_within(waited, &config)) {
             // Not the caller's whim: the endpoint had its time and did not answer.
-            self.node.load.failed(now, Duration::ZERO, &config);
+            load.failed(now, Duration::ZERO, &config);
             if let Some(permit) = self.permit.take() {
                 permit.finish(now, Outcome::Failure);
             }
         } else {
-            self.node.load.unanswered(now, now - self.since, &config);
+            load.unanswered(now, waited, &config);
         }
     }
 }

@@ -63,7 +63,9 @@ impl Load {
     pub(super) fn answered(&self, now: Instant, latency: Duration, config: &BalanceConfig) {
         // Never 0, which says that nothing was measured.
         let latency = latency.as_secs_f32().max(LEAST);
-        self.latency.learn(self.millis(now), latency, config.decay);
+        let now = self.millis(now);
+        self.latency.learn(now, latency, config.decay);
+        self.penalty.forget(now, config.forgiveness);
     }
 
     /// A request was given up after `waited`; an answer would have taken at least that long.
@@ -81,6 +83,13 @@ impl Load {
             config.penalty.as_secs_f32(),
             config.forgiveness,
         );
+    }
+
+    /// Whether an answer takes no longer than `waited`, as far as that is known. What was learnt long ago is not less
+    /// true of one answer.
+    pub(super) fn answers_within(&self, waited: Duration, config: &BalanceConfig) -> bool {
+        let usual = self.latency.last();
+        waited.as_secs_f32() >= usual.unwrap_or(config.initial_latency.as_secs_f32())
     }
 
     /// When it was made.
@@ -146,8 +155,13 @@ impl Decaying {
         if value == 0.0 {
             return 0.0;
         }
-        // The difference of two wrapping counters; a stamp in the future has a negative age.
-        let age = (now.wrapping_sub(word as u32) as i32).max(0);
+        // The difference of two wrapping counters. A stamp may be in the future, but not further than a peer is left
+        // alone: what seems to be is from weeks ago.
+        let ahead = (word as u32).wrapping_sub(now);
+        let age = match ahead <= MAX_LEAVE_ALONE.as_millis() as u32 {
+            true => 0,
+            false => ahead.wrapping_neg(),
+        };
         value * (-(age as f32) / 1e3 / decay.as_secs_f32().max(1e-3)).exp()
     }
 
@@ -155,6 +169,12 @@ impl Decaying {
     fn at(&self, now: u32, decay: Duration) -> Option<f32> {
         let word = self.0.load(Relaxed);
         (word >> 32 != 0).then(|| Self::project(word, now, decay))
+    }
+
+    /// The value that it had when it last changed; `None` if it never had one.
+    fn last(&self) -> Option<f32> {
+        let word = self.0.load(Relaxed);
+        (word >> 32 != 0).then(|| f32::from_bits((word >> 32) as u32))
     }
 
     fn update(&self, stamp: u32, value: impl Fn(u64) -> Option<f32>) {
@@ -170,6 +190,15 @@ impl Decaying {
         self.update(stamp, |word| {
             (sample > Self::project(word, stamp, decay)).then_some(sample)
         });
+    }
+
+    /// A value of which nothing is left is forgotten, before the counter of its stamp comes round to it again.
+    fn forget(&self, now: u32, decay: Duration) {
+        let word = self.0.load(Relaxed);
+        if word != 0 && Self::project(word, now, decay) < LEAST {
+            // Whoever raised it meanwhile knows better.
+            let _ = self.0.compare_exchange(word, 0, Relaxed, Relaxed);
+        }
     }
 
     /// The value goes to `sample`: up at once, down in proportion to the time since the last sample.
@@ -311,6 +340,35 @@ mod tests {
         assert!(busy.score(later, &CONFIG) > idle.score(later, &CONFIG));
         busy.leave();
         assert_eq!(busy.score(later, &CONFIG), idle.score(later, &CONFIG));
+    }
+
+    #[test]
+    fn a_penalty_of_weeks_ago_does_not_come_back() {
+        let start = Instant::now();
+        let load = Load::new(start);
+        load.answered(start, millis(1), &CONFIG);
+        load.failed(start, Duration::ZERO, &CONFIG);
+        let day = millis(86_400_000);
+        // Where nobody asks meanwhile, and so nobody has a reason to forget it.
+        for days in [1, 24, 25, 30, 49] {
+            let score = load.score(start + day * days, &CONFIG);
+            assert!(score < 0.01, "{score} after {days} days");
+        }
+        // And where somebody does, not even when the counter of milliseconds has wrapped.
+        load.answered(start + day, millis(1), &CONFIG);
+        let wrapped = start + millis(1 << 32);
+        load.answered(wrapped, millis(1), &CONFIG);
+        let score = load.score(wrapped, &CONFIG);
+        assert!(score < 0.01, "{score}");
+    }
+
+    #[test]
+    fn an_answer_takes_nothing_from_a_penalty_that_holds() {
+        let now = Instant::now();
+        let load = Load::new(now);
+        load.failed(now, millis(30_000), &CONFIG);
+        load.answered(now + millis(10_000), millis(1), &CONFIG);
+        assert!(load.score(now + millis(30_000), &CONFIG) >= 5.0);
     }
 
     #[test]

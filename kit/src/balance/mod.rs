@@ -9,8 +9,8 @@
 //! - A gate, anything that is [`Admit`], is asked before a request goes to its endpoint and told what became of
 //!   it: a circuit breaker, in the kit's client.
 //! - The load of an endpoint is the latency of its answers times what is in flight there. A failure counts as a
-//!   slow answer, so a fast error never attracts traffic; so does a request that was given up because its
-//!   deadline ([`Context::deadline`](crate::Context)) had passed.
+//!   slow answer, so a fast error never attracts traffic; so does a request that was given up when its time was up
+//!   ([`Context::answer_by`](crate::Context)), or its caller's, unless that was less than an answer usually takes.
 //! - A [`Picker`] proposes the endpoint; gates, panic threshold and [`Tried`] hold whoever it is.
 //! - [`Tried`], in the [`Context`](crate::Context) of a request, keeps its next attempt away from endpoints that it failed at.
 
@@ -40,7 +40,7 @@ use tower::util::{Oneshot, ServiceExt};
 use tower_service::Service;
 
 use self::{
-    future::InFlight,
+    future::{InFlight, Patience},
     group::{Group, Member, Seen, View},
     pick::{Crowd, Picked},
     ring::Keyed,
@@ -266,14 +266,15 @@ impl<S: Clone + 'static, G: Admit> Shared<S, G> {
         let set = self.set.load();
         let context = request.extensions().get::<crate::Context>();
         let tried = context.and_then(|context| context.tried.as_ref());
-        let deadline = context.and_then(|context| context.deadline);
+        let patience = context.map(Patience::of).unwrap_or_default();
         if set.all.members.is_empty() {
             let wait = match set.known {
                 true => config.empty_wait,
                 false => config.discovery_wait.max(config.empty_wait),
             };
             if !wait.is_zero() {
-                let wait = deadline.map_or(wait, |deadline| wait.min(deadline.remaining(now)));
+                let ends = patience.ends;
+                let wait = ends.map_or(wait, |ends| wait.min(ends.remaining(now)));
                 return Start::Waits(request, set.watch.clone(), now + wait);
             }
         }
@@ -320,7 +321,7 @@ impl<S: Clone + 'static, G: Admit> Shared<S, G> {
         if let Some(tried) = tried {
             tried.add(node.serial);
         }
-        let in_flight = InFlight::new(Arc::clone(node), permit, now, deadline, self.config.clone());
+        let in_flight = InFlight::new(Arc::clone(node), permit, now, patience, self.config.clone());
         Start::Called(node.service.clone().oneshot(request), in_flight)
     }
 

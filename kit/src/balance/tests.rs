@@ -3,7 +3,10 @@ mod locality;
 use std::{
     collections::HashMap,
     future::{pending, ready},
-    sync::atomic::{AtomicBool, AtomicI32, Ordering::SeqCst},
+    sync::{
+        OnceLock, Weak,
+        atomic::{AtomicBool, AtomicI32, Ordering::SeqCst},
+    },
 };
 
 use http::{Request, Response, uri::Authority};
@@ -388,6 +391,61 @@ async fn a_request_given_up_after_its_deadline_is_a_failure_and_before_it_is_non
         .collect();
     assert_eq!(outcomes, [Outcome::Failure]);
     assert_eq!((world.in_flight(), world.permits()), (0, 0));
+}
+
+/// What an endpoint is told of, that has answered once after 100 ms and then hangs, when a call to it is given up after
+/// `waited`, with so many milliseconds until its deadline and until its answer has to begin.
+async fn told_of_a_call_given_up(
+    waited: u64,
+    deadline: Option<u64>,
+    answer_by: Option<u64>,
+) -> Vec<Outcome> {
+    let asked = Arc::new(AtomicBool::new(false));
+    let mut world = World::new(&["a:1"], move |_: &Endpoint| {
+        let asked = Arc::clone(&asked);
+        BoxCloneSyncService::new(service_fn(move |_| {
+            let hangs = asked.swap(true, SeqCst);
+            async move {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                match hangs {
+                    true => pending().await,
+                    false => Ok(Response::new(Authority::from_static("a:1"))),
+                }
+            }
+        }))
+    });
+    world.ask().await.unwrap();
+    let after = |millis| Deadline::after(Duration::from_millis(millis));
+    let mut request = Request::new(());
+    let context = context::Context::of_mut(request.extensions_mut());
+    context.deadline = deadline.map(after);
+    context.answer_by = answer_by.map(after);
+    let call = world.call(request);
+    let call = tokio::time::timeout(Duration::from_millis(waited), call).await;
+    assert!(call.is_err());
+    assert_eq!((world.in_flight(), world.permits()), (0, 0));
+    world.gate("a:1").0.outcomes.lock().unwrap().split_off(1)
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_endpoint_is_blamed_if_it_had_its_usual_time_or_all_that_anybody_gets() {
+    let failed = [Outcome::Failure];
+    for (waited, deadline, answer_by, told) in [
+        // Its caller waited for less than an answer takes.
+        (50, Some(50), None, &[][..]),
+        (50, Some(50), Some(60), &[]),
+        (100, Some(100), None, &failed),
+        (300, Some(300), None, &failed),
+        // No attempt gets more.
+        (50, Some(60), Some(50), &failed),
+        (50, None, Some(50), &failed),
+        // Its caller went away.
+        (300, Some(400), Some(400), &[]),
+        (300, None, None, &[]),
+    ] {
+        let outcomes = told_of_a_call_given_up(waited, deadline, answer_by).await;
+        assert_eq!(outcomes, told, "{waited} {deadline:?} {answer_by:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

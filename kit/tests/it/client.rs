@@ -26,9 +26,11 @@ use kit::{
     circuit_breaker::CircuitBreakerConfig,
     classify::{Retry, classify_error},
     client::{Client, ClientConfig},
+    context::Deadline,
     discovery::Fixed,
     event,
     hedge::HedgeConfig,
+    name::Method,
     policy::Ratio,
     rejection::{NotSent, find_cause},
 };
@@ -352,6 +354,53 @@ async fn attempts_that_time_out_open_the_circuit_of_their_endpoint() {
             open,
             "{rejection}"
         );
+    }
+}
+
+#[tokio::test]
+async fn streams_that_do_not_begin_in_time_open_the_circuit_of_their_endpoint() {
+    static STREAM: Method = Method {
+        service: "users.Users",
+        name: "Follow",
+        grpc_path: "/users.Users/Follow",
+        http_method: http::Method::POST,
+        http_path: "/follow",
+        idempotent: true,
+        streaming: true,
+        timeout: None,
+    };
+    let silent = Peer::silent().await;
+    let mut config = ClientConfig {
+        attempt_timeout: Duration::from_millis(20),
+        ..ClientConfig::default()
+    };
+    config.retry.attempts = NonZeroU32::MIN;
+    config.balance.panic_threshold = Ratio::ZERO;
+    let failures = config.circuit_breaker.consecutive_failures.get();
+    // The one who bounds the wait is the one or the other.
+    let hurried = ClientConfig {
+        timeout: Duration::from_millis(20),
+        attempt_timeout: Duration::from_secs(2),
+        ..config.clone()
+    };
+    for config in [config, hurried] {
+        let client = client_with([silent.authority()], config);
+        for attempt in 0..=failures {
+            let mut request = get();
+            request.extensions_mut().insert(Context {
+                // The stream may go on for longer.
+                deadline: Some(Deadline::after(Duration::from_secs(60))),
+                method: Some(&STREAM),
+                ..Context::default()
+            });
+            let error = client.clone().oneshot(request).await.unwrap_err();
+            let rejection = Rejection::find(&*error).unwrap();
+            assert_eq!(
+                matches!(rejection, Rejection::CircuitOpen { .. }),
+                attempt == failures,
+                "{rejection}"
+            );
+        }
     }
 }
 
