@@ -27,7 +27,7 @@ mod subset;
 
 use std::{
     fmt,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, PoisonError, TryLockError},
     task::{Context, Poll},
     time::Duration,
 };
@@ -39,19 +39,19 @@ use tokio::time::Instant;
 use tower::util::{Oneshot, ServiceExt};
 use tower_service::Service;
 
-use self::{
-    future::{InFlight, Patience},
-    group::{Group, Member, Seen, View},
-    pick::{Crowd, Picked},
-    ring::Keyed,
-    set::Set,
-};
 pub use self::{
     future::ResponseFuture,
     locality::LocalityConfig,
     picker::{Call, Candidates, PeakEwma, Pick, Picker, Random, RoundRobin, Weighted},
     ring::{ConsistentHash, HashKey},
     subset::SubsetConfig,
+};
+use self::{
+    future::{InFlight, Patience},
+    group::{Group, Member, Seen, View},
+    pick::{Crowd, Picked},
+    ring::Keyed,
+    set::Set,
 };
 pub use crate::context::Tried;
 use crate::{
@@ -177,7 +177,7 @@ struct Shared<S, G> {
     config: Live<BalanceConfig>,
     set: ArcSwap<Set<S, G>>,
     round_robin: RoundRobin,
-    /// Held by whoever makes the next set. No request waits for it.
+    /// Held by whoever makes the next set. No request waits for it that has an endpoint to go to.
     replacing: Mutex<()>,
 }
 
@@ -210,18 +210,22 @@ impl<S: Clone + 'static, G> Balance<S, G> {
 
 impl<S, G, K> Balance<S, G, K> {
     /// Calls `f` with each endpoint that is known now and its gate, so that its owner can replace its policy, or look
-    /// after those that are closed.
-    pub fn for_each_endpoint(&self, mut f: impl FnMut(&Arc<Endpoint>, &G)) {
+    /// after those that are closed. `f` must not do the same again.
+    pub fn for_each_endpoint(&self, mut f: impl FnMut(&Arc<Endpoint>, &G))
+    where
+        S: Clone + 'static,
+    {
+        let shared = &*self.shared;
         // So that no set is made meanwhile from gates that `f` has not seen.
-        let _replacing = self
-            .shared
-            .replacing
-            .lock()
-            .expect("nothing panics under this lock");
-        let set = self.shared.set.load();
-        for Member { endpoint, node, .. } in set.all.members.iter() {
+        let replacing = shared.replacing.lock();
+        let replacing = replacing.unwrap_or_else(PoisonError::into_inner);
+        // Where nobody calls, nobody else lets go of those that are gone.
+        let old = shared.replace(&shared.config.get(), clock::now());
+        for Member { endpoint, node, .. } in shared.set.load().all.members.iter() {
             f(endpoint, &node.gate);
         }
+        drop(replacing);
+        drop(old);
     }
 
     /// The same endpoints, with answers judged by `classify`. Default: [`HttpClassify`].
@@ -325,19 +329,38 @@ impl<S: Clone + 'static, G: Admit> Shared<S, G> {
         Start::Called(node.service.clone().oneshot(request), in_flight)
     }
 
-    /// Makes the next set if the snapshot or the configuration was replaced, unless somebody else is doing it.
+    /// Makes the next set if the snapshot or the configuration was replaced, unless somebody else is doing it, who is
+    /// waited for only where nobody is known.
     fn refresh(&self, config: &Arc<BalanceConfig>, now: Instant) {
         if !self.set.load().is_outdated(config) {
             return;
         }
-        let Ok(_replacing) = self.replacing.try_lock() else {
-            return;
+        let replacing = match self.replacing.try_lock() {
+            Ok(replacing) => replacing,
+            // Somebody's service or gate could not be made. The set is still the one from before.
+            Err(TryLockError::Poisoned(replacing)) => replacing.into_inner(),
+            Err(TryLockError::WouldBlock) if !self.set.load().all.members.is_empty() => return,
+            // There is nobody to go on with.
+            Err(TryLockError::WouldBlock) => self
+                .replacing
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner),
         };
-        let set = self.set.load();
-        if set.is_outdated(config) {
+        let old = self.replace(config, now);
+        drop(replacing);
+        drop(old);
+    }
+}
+
+impl<S: Clone + 'static, G> Shared<S, G> {
+    /// Makes the next set if there is to be one, under the lock. The one before is for the caller to drop when that is
+    /// free: with it go the services and gates of endpoints, which are not ours.
+    fn replace(&self, config: &Arc<BalanceConfig>, now: Instant) -> Option<Arc<Set<S, G>>> {
+        let set = self.set.load_full();
+        set.is_outdated(config).then(|| {
             let next = set.next(&*self.connect, &*self.gate, Arc::clone(config), now);
-            self.set.store(Arc::new(next));
-        }
+            self.set.swap(Arc::new(next))
+        })
     }
 }
 

@@ -199,9 +199,14 @@ impl Client {
     pub fn replace_circuit_breaker(&self, config: CircuitBreakerConfig) {
         // In this order: an endpoint that comes in between is made from the new one, or found below.
         self.handles.circuit_breaker.set(config);
+        let mut circuits = Vec::new();
         self.handles
             .endpoints
-            .for_each_endpoint(|_, circuit| circuit.replace(config));
+            .for_each_endpoint(|_, circuit| circuits.push(circuit.clone()));
+        // Outside of that: one that closes is told to the observer, who may want to replace something, too.
+        for circuit in circuits {
+            circuit.replace(config);
+        }
     }
 }
 
