@@ -13,7 +13,7 @@ use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::{TokioExecutor, TokioTimer},
 };
-use serde::Deserialize;
+use serde::{Deserialize, de::DeserializeOwned};
 
 use super::{ConsulConfig, health::INDEX, pulse::Pulse, tls, token::Access, turn::Places};
 use crate::BoxError;
@@ -247,6 +247,26 @@ pub(super) fn read<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, ConsulEr
     let mut deserializer = serde_json::Deserializer::from_slice(body);
     serde_path_to_error::deserialize(&mut deserializer)
         .map_err(|error| ConsulError::Answer(error.into()))
+}
+
+/// A list without what cannot be read of it: one odd element hides no other. Where none can be read, it is no list of
+/// such elements, and certainly not an empty one.
+pub(super) fn read_list<T: DeserializeOwned>(body: &[u8]) -> Result<Vec<T>, ConsulError> {
+    let error = match read(body) {
+        Ok(all) => return Ok(all),
+        Err(error) => error,
+    };
+    let Ok(elements) = read::<Vec<serde_json::Value>>(body) else {
+        return Err(error);
+    };
+    let readable: Vec<T> = elements
+        .into_iter()
+        .filter_map(|element| serde_json::from_value(element).ok())
+        .collect();
+    if readable.is_empty() {
+        return Err(error);
+    }
+    Ok(readable)
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use http::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    client::{Agent, ConsulError, TIMEOUT, read, segment},
+    client::{Agent, ConsulError, TIMEOUT, read, read_list, segment},
     config::{Consistency, Query},
 };
 use crate::{
@@ -189,7 +189,7 @@ fn literal(text: &str) -> String {
 /// What an agent answered, as what was asked for. Agents that do not know a parameter ignore it, so whatever can be
 /// seen in the answer is checked again.
 fn decode(headers: &HeaderMap, body: &[u8], query: &Query) -> Result<Answer, ConsulError> {
-    let entries: Vec<Entry> = read(body)?;
+    let entries: Vec<Entry> = read_list(body)?;
     if entries.is_empty() && headers.get(FILTERED).is_some_and(|value| value == "true") {
         return Err(ConsulError::Hidden);
     }
@@ -341,6 +341,10 @@ impl Entry {
         Some(endpoint)
     }
 }
+
+#[cfg(test)]
+#[path = "health_fuzz.rs"]
+mod fuzz;
 
 #[cfg(test)]
 mod tests {

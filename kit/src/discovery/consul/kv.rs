@@ -52,20 +52,8 @@ impl KeyValue for Agent {
                 timeout += wait + wait / 16;
             }
             let (headers, body) = self.call(Method::GET, path, Bytes::new(), timeout).await?;
-            // Where nothing is there is no list either.
-            let entries: Vec<Entry> = if body.is_empty() {
-                Vec::new()
-            } else {
-                read(&body)?
-            };
-            let values = entries.into_iter().map(|entry| Stored {
-                key: entry.key,
-                value: entry.value,
-                session: entry.session.filter(|session| !session.is_empty()),
-                modified: entry.modify_index,
-            });
             Ok(Values {
-                values: values.collect(),
+                values: stored(&body)?,
                 index: index_of(&headers),
             })
         })
@@ -140,6 +128,22 @@ impl Agent {
     }
 }
 
+/// The values of an answer: all, or none where one cannot be read.
+fn stored(body: &[u8]) -> Result<Vec<Stored>, ConsulError> {
+    // Where nothing is there is no list either.
+    if body.is_empty() {
+        return Ok(Vec::new());
+    }
+    let entries: Vec<Entry> = read(body)?;
+    let values = entries.into_iter().map(|entry| Stored {
+        key: entry.key,
+        value: entry.value,
+        session: entry.session.filter(|session| !session.is_empty()),
+        modified: entry.modify_index,
+    });
+    Ok(values.collect())
+}
+
 /// A key as the end of a path: its slashes are those of the path.
 fn key(key: &str) -> String {
     let segments: Vec<_> = key.split('/').map(segment).collect();
@@ -151,6 +155,10 @@ fn base64<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Erro
     let text = Option::<String>::deserialize(deserializer)?.unwrap_or_default();
     STANDARD.decode(text).map_err(de::Error::custom)
 }
+
+#[cfg(test)]
+#[path = "kv_fuzz.rs"]
+mod fuzz;
 
 #[cfg(test)]
 mod tests {

@@ -6,6 +6,8 @@
 
 mod client;
 mod config;
+#[cfg(test)]
+mod fuzz;
 mod health;
 mod kv;
 mod pulse;

@@ -211,12 +211,32 @@ impl Agent {
 
     /// All checks of one instance.
     async fn checks(&self, id: &EndpointId) -> Result<Vec<CheckEntry>, ConsulError> {
-        let all: HashMap<String, CheckEntry> = read(&self.get("/v1/agent/checks".into()).await?)?;
-        let own = all
-            .into_values()
-            .filter(|check| check.service == id.as_str());
-        Ok(own.collect())
+        checks_of(&self.get("/v1/agent/checks".into()).await?, id)
     }
+}
+
+/// The checks of one instance among those of all; what cannot be read is none of it.
+fn checks_of(body: &[u8], id: &EndpointId) -> Result<Vec<CheckEntry>, ConsulError> {
+    let all: HashMap<String, serde_json::Value> = read(body)?;
+    let readable = all
+        .into_values()
+        .filter_map(|check| serde_json::from_value::<CheckEntry>(check).ok());
+    Ok(readable
+        .filter(|check| check.service == id.as_str())
+        .collect())
+}
+
+/// An instance as it is registered.
+fn found(body: &[u8]) -> Result<Found, ConsulError> {
+    let ServiceEntry {
+        address,
+        port,
+        meta,
+    } = read(body)?;
+    Ok(Found {
+        address: authority(&address, port),
+        metadata: meta.unwrap_or_default(),
+    })
 }
 
 impl Registry for Agent {
@@ -226,15 +246,7 @@ impl Registry for Agent {
             let Some(body) = known(self.get(path).await)? else {
                 return Ok(None);
             };
-            let ServiceEntry {
-                address,
-                port,
-                meta,
-            } = read(&body)?;
-            Ok(Some(Found {
-                address: authority(&address, port),
-                metadata: meta.unwrap_or_default(),
-            }))
+            Ok(Some(found(&body)?))
         })
     }
 
@@ -301,6 +313,10 @@ fn known<T>(result: Result<T, ConsulError>) -> Result<Option<T>, ConsulError> {
         Err(error) => Err(error),
     }
 }
+
+#[cfg(test)]
+#[path = "register_fuzz.rs"]
+mod fuzz;
 
 #[cfg(test)]
 mod tests {

@@ -126,6 +126,7 @@ fn merge(target: &mut Value, patch: Value) {
 mod tests {
     use std::{num::NonZeroU32, time::Duration};
 
+    use proptest::{collection::vec, prelude::*};
     use serde::Deserialize;
     use serde_json::json;
 
@@ -250,6 +251,37 @@ mod tests {
         ] {
             let found = config(&[(key, value)]).unwrap_err().to_string();
             assert!(found.starts_with(error), "{found}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_value_is_too_odd_for_a_document(
+            values in vec(
+                (
+                    prop_oneof!["k(/[a-z]{0,3}){0,4}", "[ -~]{0,20}", "k(/a){0,300}"],
+                    prop_oneof![
+                        vec(any::<u8>(), 0..40),
+                        "[ -~\n]{0,40}".prop_map(String::into_bytes),
+                        "(retry|timeout|attempts)( = |\\.|: )[0-9'\"s]{0,4}".prop_map(String::into_bytes),
+                        r#"\{"(retry|timeout)": (\{"attempts": -?[0-9]{1,9}\}|null|\[\])\}"#.prop_map(String::into_bytes),
+                    ],
+                ),
+                0..6,
+            ),
+        ) {
+            let base = json!({"timeout": "5s", "retry": {"attempts": 3, "hedge": 1}});
+            let values = values.into_iter().map(|(key, value)| Stored {
+                key,
+                value,
+                session: None,
+                modified: 1,
+            });
+            if let Ok((_, document)) = read::<Config>("k", &base, &values.collect::<Vec<_>>()) {
+                // What was accepted is accepted again, since it is what the next change is merged into.
+                let again = read::<Config>("k", &document, &[]);
+                prop_assert!(again.is_ok());
+            }
         }
     }
 
