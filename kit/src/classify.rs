@@ -65,7 +65,7 @@ pub fn is_idempotent<B>(request: &http::Request<B>) -> bool {
     };
     idempotent
         || context.is_some_and(|context| context.idempotency_key.is_some())
-        || request.headers().contains_key(IDEMPOTENCY_KEY)
+        || wire::rare(request.headers(), &IDEMPOTENCY_KEY).is_some()
 }
 
 /// All that is to be said about one result.
@@ -153,12 +153,10 @@ impl<B> Classify<http::Response<B>> for HttpClassify {
 
 /// The code in `grpc-status`: `None` without the header, `Some(None)` for OK.
 pub fn grpc_code(headers: &HeaderMap) -> Option<Option<Code>> {
-    headers
-        .get(GRPC_STATUS)
-        .map(|value| match tonic::Code::from_bytes(value.as_bytes()) {
-            tonic::Code::Ok => None,
-            code => Some(code.into()),
-        })
+    wire::rare(headers, &GRPC_STATUS).map(|value| match tonic::Code::from_bytes(value.as_bytes()) {
+        tonic::Code::Ok => None,
+        code => Some(code.into()),
+    })
 }
 
 fn classify_status(status: StatusCode) -> Verdict {

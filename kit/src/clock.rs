@@ -1,8 +1,10 @@
-//! The time, read once for a whole stack.
+//! The time, read once for a whole stack, and one timer for all that a stack waits for.
 //!
-//! Reading the clock costs more than most layers do. Inside of a [`SharedClock`] the first layer that asks reads it,
-//! and the others get the same moment, once for each call and once for each poll: so the layers of an assembled stack
-//! read it twice a call together, while each of them stays usable alone, where [`now`] just reads it.
+//! Reading the clock costs more than most layers do, and setting a timer more than all of them. Inside of a
+//! [`SharedClock`] the first layer that asks reads the clock, and the others get the same moment, once for each call and
+//! once for each poll: so the layers of an assembled stack read it twice a call together, while each of them stays
+//! usable alone, where [`now`] just reads it. Likewise a [`Timer`] sets a timer of its own only where it is alone; the
+//! shared clock sets one for the earliest of those inside.
 //!
 //! The moment is kept for the thread and only while `call` or `poll` runs, never across an await. A shared clock inside
 //! of another one has a moment of its own, so what a caller did before it called does not count as the call's time.
@@ -11,16 +13,43 @@ use std::{
     cell::Cell,
     future::Future,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, RawWakerVTable},
 };
 
 use pin_project_lite::pin_project;
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep, sleep_until};
 use tower_layer::Layer;
 use tower_service::Service;
 
 thread_local! {
     static MOMENT: Cell<Moment> = const { Cell::new(Moment::Passing) };
+    static ALARM: Cell<Alarm> = const { Cell::new(Alarm::NONE) };
+}
+
+/// What is waited for inside of a shared clock in this poll.
+#[derive(Clone, Copy)]
+struct Alarm {
+    /// Whom the shared clock wakes. A timer that somebody else is to be woken by, because what is around it polls only
+    /// what was woken, is on its own.
+    waker: (usize, usize),
+    earliest: Option<Instant>,
+}
+
+impl Alarm {
+    /// Nobody is woken: no waker has a vtable there.
+    const NONE: Self = Self {
+        waker: (0, 0),
+        earliest: None,
+    };
+
+    fn of(cx: &Context<'_>) -> Self {
+        let waker = cx.waker();
+        let vtable: *const RawWakerVTable = waker.vtable();
+        Self {
+            waker: (waker.data().addr(), vtable.addr()),
+            earliest: None,
+        }
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -47,20 +76,58 @@ pub fn now() -> Instant {
 
 /// While it lives, [`now`] is one moment on this thread. It is never kept across an await.
 struct Scope {
-    outer: Moment,
+    outer: (Moment, Alarm),
 }
 
 impl Scope {
-    fn open() -> Self {
+    fn open(alarm: Alarm) -> Self {
         Self {
-            outer: MOMENT.replace(Moment::Unread),
+            outer: (MOMENT.replace(Moment::Unread), ALARM.replace(alarm)),
         }
     }
 }
 
 impl Drop for Scope {
     fn drop(&mut self) {
-        MOMENT.set(self.outer);
+        let (moment, alarm) = self.outer;
+        MOMENT.set(moment);
+        ALARM.set(alarm);
+    }
+}
+
+pin_project! {
+    /// Waits for a moment. What is dropped waits no longer.
+    #[derive(Debug, Default)]
+    pub(crate) struct Timer {
+        #[pin]
+        own: Option<Sleep>,
+    }
+}
+
+impl Timer {
+    /// Whether `moment` has come; if it has not, whoever polls is woken then.
+    pub(crate) fn poll_until(
+        self: Pin<&mut Self>,
+        moment: Instant,
+        cx: &mut Context<'_>,
+    ) -> Poll<()> {
+        let shared = ALARM.get();
+        if shared.waker != Alarm::of(cx).waker {
+            let mut own = self.project().own;
+            if own.is_none() {
+                own.set(Some(sleep_until(moment)));
+            }
+            return own.as_pin_mut().expect("set above").poll(cx);
+        }
+        if now() >= moment {
+            return Poll::Ready(());
+        }
+        let earliest = shared.earliest.map_or(moment, |alarm| alarm.min(moment));
+        ALARM.set(Alarm {
+            earliest: Some(earliest),
+            ..shared
+        });
+        Poll::Pending
     }
 }
 
@@ -96,9 +163,10 @@ where
     }
 
     fn call(&mut self, request: Req) -> Self::Future {
-        let _scope = Scope::open();
+        let _scope = Scope::open(Alarm::NONE);
         SharedClockFuture {
             inner: self.inner.call(request),
+            timer: None,
         }
     }
 }
@@ -109,6 +177,9 @@ pin_project! {
     pub struct SharedClockFuture<F> {
         #[pin]
         inner: F,
+        // For the earliest moment that anything inside waits for, or an earlier one that nobody waits for any more.
+        #[pin]
+        timer: Option<Sleep>,
     }
 }
 
@@ -116,8 +187,30 @@ impl<F: Future> Future for SharedClockFuture<F> {
     type Output = F::Output;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
-        let _scope = Scope::open();
-        self.project().inner.poll(cx)
+        let mut this = self.project();
+        loop {
+            let alarm = {
+                let _scope = Scope::open(Alarm::of(cx));
+                if let Poll::Ready(output) = this.inner.as_mut().poll(cx) {
+                    return Poll::Ready(output);
+                }
+                ALARM.get().earliest
+            };
+            let Some(alarm) = alarm else {
+                return Poll::Pending;
+            };
+            match this.timer.as_mut().as_pin_mut() {
+                // It goes off in time. To put it off each time would cost more than to wake once too often.
+                Some(timer) if timer.deadline() <= alarm && !timer.is_elapsed() => {}
+                Some(timer) => timer.reset(alarm),
+                None => this.timer.set(Some(sleep_until(alarm))),
+            }
+            let timer = this.timer.as_mut().as_pin_mut().expect("set above");
+            if timer.poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            // The moment came while the inside was polled.
+        }
     }
 }
 
@@ -173,5 +266,60 @@ mod tests {
             }
         }));
         outer.call(()).await.unwrap();
+    }
+
+    /// Answers when its own time has come.
+    async fn ring(after: Duration) -> Result<(), ()> {
+        let mut timer = std::pin::pin!(Timer::default());
+        let ends = now() + after;
+        std::future::poll_fn(|cx| timer.as_mut().poll_until(ends, cx)).await;
+        Ok(())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_timer_goes_off_in_time_alone_and_inside_of_a_shared_clock() {
+        let start = now();
+        ring(SECOND).await.unwrap();
+        assert_eq!(now(), start + SECOND);
+        // One after the other, both earlier and later than the one before.
+        let mut shared = SharedClockLayer.layer(service_fn(|()| async {
+            for seconds in [1, 3, 2] {
+                ring(SECOND * seconds).await?;
+            }
+            Ok::<_, ()>(())
+        }));
+        shared.call(()).await.unwrap();
+        assert_eq!(now(), start + SECOND * 7);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_several_timers_the_earliest_wakes_and_then_the_next() {
+        let start = now();
+        let mut shared = SharedClockLayer.layer(service_fn(|()| async {
+            tokio::select! {
+                biased;
+                _ = ring(SECOND * 9) => panic!("it is not the earliest"),
+                _ = ring(SECOND) => (),
+            }
+            let (late, early) = tokio::join!(ring(SECOND * 2), ring(SECOND));
+            late.and(early)
+        }));
+        shared.call(()).await.unwrap();
+        assert_eq!(now(), start + SECOND * 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_woken_by_somebody_else_has_a_timer_of_its_own() {
+        let start = now();
+        let mut shared = SharedClockLayer.layer(service_fn(|()| {
+            // Polls only those of its futures that it was told of.
+            let all: futures_util::stream::FuturesUnordered<_> = [3, 1]
+                .map(|seconds| ring(SECOND * seconds))
+                .into_iter()
+                .collect();
+            async { futures_util::TryStreamExt::try_collect::<Vec<_>>(all).await }
+        }));
+        assert_eq!(shared.call(()).await.unwrap().len(), 2);
+        assert_eq!(now(), start + SECOND * 3);
     }
 }

@@ -8,20 +8,22 @@
 //! of the stack bounds the wait for its beginning, and only what the caller asked for travels on.
 
 use std::{
+    cell::RefCell,
     pin::Pin,
-    task::{Context as Task, Poll},
+    task::{Context as Task, Poll, ready},
     time::Duration,
 };
 
 use http::{HeaderMap, HeaderValue};
 use pin_project_lite::pin_project;
 use serde::{Deserialize, Serialize};
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::Instant;
 use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::{
-    BoxError, clock,
+    BoxError,
+    clock::{self, Timer},
     context::{CallersDeadline, Context, Deadline},
     policy::{Live, Reader},
     rejection::Rejection,
@@ -221,7 +223,7 @@ where
         context.deadline = told;
         if let Some(told) = told {
             let header = Wire::of(request.headers()).timeout_header();
-            let left = timeout_value(told.remaining(now));
+            let left = timeout_value_again(told.remaining(now));
             request.headers_mut().insert(header, left);
         }
         DeadlineFuture::until(self.inner.call(request), ends.instant(), reason)
@@ -249,7 +251,7 @@ pin_project! {
         inner: Option<F>,
         ends: Instant,
         #[pin]
-        timer: Option<Sleep>,
+        timer: Timer,
         reason: Option<Rejection>,
     }
 }
@@ -259,7 +261,7 @@ impl<F> DeadlineFuture<F> {
         Self {
             inner: Some(inner),
             ends,
-            timer: None,
+            timer: Timer::default(),
             reason: Some(reason),
         }
     }
@@ -268,7 +270,7 @@ impl<F> DeadlineFuture<F> {
         Self {
             inner: None,
             ends: clock::now(),
-            timer: None,
+            timer: Timer::default(),
             reason: Some(reason),
         }
     }
@@ -288,11 +290,7 @@ where
             if let Poll::Ready(result) = inner.poll(cx) {
                 return Poll::Ready(result.map_err(Into::into));
             }
-            if this.timer.is_none() {
-                this.timer.set(Some(sleep_until(*this.ends)));
-            }
-            let timer = this.timer.as_mut().as_pin_mut().expect("set above");
-            std::task::ready!(timer.poll(cx));
+            ready!(this.timer.as_mut().poll_until(*this.ends, cx));
             this.inner.set(None);
         }
         let reason = this.reason.take().expect("not polled after it was ready");
@@ -325,12 +323,23 @@ pub fn parse_timeout(text: &str) -> Option<Duration> {
     })
 }
 
+/// [`timeout_value`], which on one thread is mostly the same as before: that of an attempt.
+fn timeout_value_again(timeout: Duration) -> HeaderValue {
+    thread_local! {
+        static LAST: RefCell<Option<(Duration, HeaderValue)>> = const { RefCell::new(None) };
+    }
+    LAST.with_borrow_mut(|last| match last {
+        Some((same, value)) if *same == timeout => value.clone(),
+        _ => last.insert((timeout, timeout_value(timeout))).1.clone(),
+    })
+}
+
 /// Writes a timeout in the finest unit of which eight digits are enough, rounded down: the peer gives up no later
 /// than the caller.
 pub fn timeout_value(timeout: Duration) -> HeaderValue {
     const LIMIT: u64 = 100_000_000;
     let seconds = timeout.as_secs();
-    let (mut number, unit) = match seconds {
+    let (number, unit) = match seconds {
         0 if u64::from(timeout.subsec_nanos()) < LIMIT => (timeout.subsec_nanos().into(), b'n'),
         0..100 => (timeout.as_micros() as u64, b'u'),
         100..100_000 => (timeout.as_millis() as u64, b'm'),
@@ -339,7 +348,8 @@ pub fn timeout_value(timeout: Duration) -> HeaderValue {
         // At most 11,000 years.
         _ => ((seconds / 60 / 60).min(LIMIT - 1), b'H'),
     };
-    // By hand, because each call has one.
+    // By hand, because each call has one. It is below the limit, so half a word is enough.
+    let mut number = number as u32;
     let mut text = [unit; 9];
     let mut first = text.len() - 1;
     loop {

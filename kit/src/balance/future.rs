@@ -11,10 +11,10 @@ use std::{
 
 use pin_project_lite::pin_project;
 use tokio::time::{Instant, timeout_at};
-use tower::util::Oneshot;
+
 use tower_service::Service;
 
-use super::{Balance, BalanceConfig, Start, group::Node};
+use super::{Balance, BalanceConfig, Start, asked::Asked, group::Node};
 use crate::{
     BoxError, Rejection,
     classify::{Classify, Outcome, Verdict},
@@ -148,16 +148,16 @@ pin_project! {
         G: Admit,
     {
         Waits {
-            // Boxed, because it is there only while there is nobody to ask.
+            // Boxed, because they are there only while there is nobody to ask.
             changed: Pin<Box<dyn Future<Output = ()> + Send>>,
             until: Instant,
-            request: Option<http::Request<B>>,
+            request: Option<Box<http::Request<B>>>,
         },
         Called {
             // Dropped before `inner`, so that a request's place is given back even if that panics.
             in_flight: Option<InFlight<S, G>>,
             #[pin]
-            inner: Oneshot<S, http::Request<B>>,
+            inner: Asked<S, B>,
         },
         Rejected {
             reason: Option<Rejection>,
@@ -186,14 +186,14 @@ where
     S: Service<http::Request<B>>,
     G: Admit,
 {
-    fn called(inner: Oneshot<S, http::Request<B>>, in_flight: InFlight<S, G>) -> Self {
+    fn called(inner: Asked<S, B>, in_flight: InFlight<S, G>) -> Self {
         Self::Called {
             in_flight: Some(in_flight),
             inner,
         }
     }
 
-    fn waits(request: http::Request<B>, mut watch: Watch, until: Instant) -> Self {
+    fn waits(request: Box<http::Request<B>>, mut watch: Watch, until: Instant) -> Self {
         Self::Waits {
             changed: Box::pin(async move {
                 // Whether it was in time is seen by looking again.
@@ -233,7 +233,7 @@ where
                     let until = *until;
                     let request = request.take().expect("there until this stage ends");
                     let picker = this.balance.picker.as_deref();
-                    match this.balance.shared.start(request, picker) {
+                    match this.balance.shared.start(*request, picker) {
                         Start::Called(inner, in_flight) => Stage::called(inner, in_flight),
                         Start::Rejected(reason) => Stage::rejected(reason),
                         // It waits no longer than it wanted to when it began.

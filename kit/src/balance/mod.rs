@@ -14,6 +14,7 @@
 //! - A [`Picker`] proposes the endpoint; gates, panic threshold and [`Tried`] hold whoever it is.
 //! - [`Tried`], in the [`Context`](crate::Context) of a request, keeps its next attempt away from endpoints that it failed at.
 
+mod asked;
 mod chunked;
 mod future;
 mod group;
@@ -36,22 +37,22 @@ use arc_swap::ArcSwap;
 use rand::rngs::ThreadRng;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
-use tower::util::{Oneshot, ServiceExt};
 use tower_service::Service;
 
+use self::{
+    asked::Asked,
+    future::{InFlight, Patience},
+    group::{Group, Member, Seen, View},
+    pick::{Crowd, Picked},
+    ring::Keyed,
+    set::Set,
+};
 pub use self::{
     future::ResponseFuture,
     locality::LocalityConfig,
     picker::{Call, Candidates, PeakEwma, Pick, Picker, Random, RoundRobin, Weighted},
     ring::{ConsistentHash, HashKey},
     subset::SubsetConfig,
-};
-use self::{
-    future::{InFlight, Patience},
-    group::{Group, Member, Seen, View},
-    pick::{Crowd, Picked},
-    ring::Keyed,
-    set::Set,
 };
 pub use crate::context::Tried;
 use crate::{
@@ -252,10 +253,10 @@ enum Start<S, G: Admit, B>
 where
     S: Service<http::Request<B>>,
 {
-    Called(Oneshot<S, http::Request<B>>, InFlight<S, G>),
+    Called(Asked<S, B>, InFlight<S, G>),
     Rejected(Rejection),
     /// Nobody is known, so the request waits until the endpoints change; at most until then.
-    Waits(http::Request<B>, Watch, Instant),
+    Waits(Box<http::Request<B>>, Watch, Instant),
 }
 
 impl<S: Clone + 'static, G: Admit> Shared<S, G> {
@@ -279,7 +280,7 @@ impl<S: Clone + 'static, G: Admit> Shared<S, G> {
             if !wait.is_zero() {
                 let ends = patience.ends;
                 let wait = ends.map_or(wait, |ends| wait.min(ends.remaining(now)));
-                return Start::Waits(request, set.watch.clone(), now + wait);
+                return Start::Waits(Box::new(request), set.watch.clone(), now + wait);
             }
         }
         let view = View {
@@ -326,7 +327,7 @@ impl<S: Clone + 'static, G: Admit> Shared<S, G> {
             tried.add(node.serial);
         }
         let in_flight = InFlight::new(Arc::clone(node), permit, now, patience, self.config.clone());
-        Start::Called(node.service.clone().oneshot(request), in_flight)
+        Start::Called(Asked::new(node.service.clone(), request), in_flight)
     }
 
     /// Makes the next set if the snapshot or the configuration was replaced, unless somebody else is doing it, who is

@@ -57,6 +57,12 @@ impl<'a, C: Candidate<V>, V, F: Fn() -> usize> Crowd<'a, C, V, F> {
         let Self {
             candidates, view, ..
         } = *self;
+        if candidates.len() == 1
+            && let only = candidates.get(0)
+            && let Ok(permit) = only.admit(view)
+        {
+            return Some(Ok((only, Some(permit))));
+        }
         let mut panic = None;
         // A good one of a pair whose other one was not.
         let mut kept: Option<&'a C> = None;

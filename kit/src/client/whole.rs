@@ -79,13 +79,36 @@ pin_project! {
             #[pin]
             future: F,
         },
+        // Boxed, because the body of most short answers is there with the head, and then this is not needed.
         Reading {
-            // None when it was given away.
-            head: Option<Parts>,
-            body: Body,
-            length: usize,
-            read: Read,
+            reading: Box<Reading>,
         },
+    }
+}
+
+/// A short answer whose body comes.
+struct Reading {
+    // None when it was given away.
+    head: Option<Parts>,
+    body: Body,
+    length: usize,
+    read: Read,
+}
+
+impl Reading {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Response<Body>, BoxError>> {
+        while !self.body.is_end_stream() {
+            let Some(frame) = ready!(Pin::new(&mut self.body).poll_frame(cx)) else {
+                break;
+            };
+            match frame?.into_data() {
+                Ok(data) => self.read.push(data, self.length),
+                Err(frame) => self.read.trailers = frame.into_trailers().ok(),
+            }
+        }
+        let head = self.head.take().expect("not polled after it was ready");
+        let body = std::mem::take(&mut self.read).into_body();
+        Poll::Ready(Ok(Response::from_parts(head, body)))
     }
 }
 
@@ -136,45 +159,30 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
-        loop {
-            match this.state.as_mut().project() {
-                Project::Asked { future } => {
-                    let response = ready!(future.poll(cx))?;
-                    let length = response.body().size_hint().exact();
-                    let length = length.and_then(|length| usize::try_from(length).ok());
-                    let short = length.filter(|length| length <= this.limit);
-                    let Some(length) = short.filter(|_| !response.body().is_end_stream()) else {
-                        return Poll::Ready(Ok(response));
-                    };
-                    let (head, body) = response.into_parts();
-                    this.state.set(State::Reading {
-                        head: Some(head),
-                        body,
-                        length,
-                        read: Read::default(),
-                    });
-                }
-                Project::Reading {
-                    head,
-                    body,
-                    length,
-                    read,
-                } => {
-                    while !body.is_end_stream() {
-                        let Some(frame) = ready!(Pin::new(&mut *body).poll_frame(cx)) else {
-                            break;
-                        };
-                        match frame?.into_data() {
-                            Ok(data) => read.push(data, *length),
-                            Err(frame) => read.trailers = frame.into_trailers().ok(),
-                        }
-                    }
-                    let head = head.take().expect("not polled after it was ready");
-                    let body = std::mem::take(read).into_body();
-                    return Poll::Ready(Ok(Response::from_parts(head, body)));
-                }
-            }
+        let future = match this.state.as_mut().project() {
+            Project::Asked { future } => future,
+            Project::Reading { reading } => return reading.poll(cx),
+        };
+        let response = ready!(future.poll(cx))?;
+        let length = response.body().size_hint().exact();
+        let length = length.and_then(|length| usize::try_from(length).ok());
+        let short = length.filter(|length| length <= this.limit);
+        let Some(length) = short.filter(|_| !response.body().is_end_stream()) else {
+            return Poll::Ready(Ok(response));
+        };
+        let (head, body) = response.into_parts();
+        let mut reading = Reading {
+            head: Some(head),
+            body,
+            length,
+            read: Read::default(),
+        };
+        let polled = reading.poll(cx);
+        if polled.is_pending() {
+            let reading = Box::new(reading);
+            this.state.set(State::Reading { reading });
         }
+        polled
     }
 }
 

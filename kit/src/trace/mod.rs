@@ -32,7 +32,7 @@ use crate::{
     context::TraceContext,
     error::Chain,
     name::{Method, ServiceName},
-    wire::{IDEMPOTENCY_KEY, PREVIOUS_ATTEMPTS, TRACEPARENT, short_value},
+    wire::{IDEMPOTENCY_KEY, PREVIOUS_ATTEMPTS, TRACEPARENT, rare, short_value},
 };
 
 /// Names the span that answered, in a response that is no success, so that whoever gets it can say which one it
@@ -112,7 +112,10 @@ where
             Kind::Outbound(upstream) => call_span(upstream, &mut request),
             Kind::Attempt => attempt_span(&mut request),
         };
-        let inner = span.in_scope(|| self.inner.call(request));
+        // Not `in_scope`, whose closure the request would be moved into.
+        let entered = span.enter();
+        let inner = self.inner.call(request);
+        drop(entered);
         ResponseFuture { inner, span }
     }
 }
@@ -179,7 +182,7 @@ fn attempt_span<B>(request: &mut Request<B>) -> Span {
     headers.insert(TRACEPARENT, traceparent(trace));
     if attempts > 0 {
         headers.insert(PREVIOUS_ATTEMPTS, attempts.into());
-    } else {
+    } else if rare(headers, &PREVIOUS_ATTEMPTS).is_some() {
         headers.remove(PREVIOUS_ATTEMPTS);
     }
     if let Some(key) = key {
