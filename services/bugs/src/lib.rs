@@ -83,6 +83,13 @@ pub async fn run(
         ))
     };
     let (users, notificator) = (client("users")?, client("notificator")?);
+    let wake = Wake::new();
+    let handler = Tracker {
+        database: database.clone(),
+        users: UsersClient::json(users.clone()),
+        wake: wake.clone(),
+    };
+    let server = BugsServer::new(handler);
     let inbound = app::inbound(&config.server, &service);
     // For as long as it runs, where that is configured.
     let policies = Policies::from_config(&config.discovery, &source, &service, observer());
@@ -91,13 +98,7 @@ pub async fn run(
         users.follow(&policies),
         notificator.follow(&policies),
     );
-    let wake = Wake::new();
-    let tracker = Tracker {
-        database: database.clone(),
-        users: UsersClient::json(users),
-        wake: wake.clone(),
-    };
-    let app = inbound.layer(BugsServer::new(tracker));
+    let app = inbound.layer(server);
 
     let mails = StoredOutbox {
         database: database.clone(),

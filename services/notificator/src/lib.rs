@@ -88,16 +88,17 @@ pub async fn run(
     };
 
     let wake = Wake::new();
-    let counter = Counter {
+    let handler = Counter {
         database: database.clone(),
         letterhead: Arc::clone(&letterhead),
         wake: wake.clone(),
     };
+    let server = NotificatorServer::new(handler);
     let inbound = app::inbound(&config.server, &service);
     // For as long as it runs, where that is configured.
     let policies = Policies::from_config(&config.discovery, &source, &service, observer());
     let _followed = inbound.follow(&policies);
-    let app = inbound.layer(NotificatorServer::new(counter));
+    let app = inbound.layer(server);
 
     let round = StoredOutbox {
         database: database.clone(),

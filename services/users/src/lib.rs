@@ -73,17 +73,18 @@ pub async fn run(
     let database = Database::open(&config.data.join("users.db"), &schema).await?;
 
     let wake = Wake::new();
-    let registry = Registry {
+    let handler = Registry {
         database: database.clone(),
         wake: wake.clone(),
     };
+    let server = UsersServer::new(handler);
     let inbound = app::inbound(&config.server, &service);
-    let app = inbound.layer(UsersServer::new(registry));
-
     let notificator = Client::new(&source, "notificator".parse()?, config.client, observer());
     // For as long as it runs, where that is configured.
     let policies = Policies::from_config(&config.discovery, &source, &service, observer());
     let _followed = (inbound.follow(&policies), notificator.follow(&policies));
+    let app = inbound.layer(server);
+
     let mails = StoredOutbox {
         database: database.clone(),
         deliver: Mails {
