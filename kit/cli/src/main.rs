@@ -81,3 +81,26 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Exec { parent, program } => parent::exec(parent, &program),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_command_and_every_argument_says_what_it_is_for() {
+        fn walk(command: &clap::Command, path: &str) {
+            let name = format!("{path} {}", command.get_name());
+            assert!(command.get_about().is_some(), "{name} says nothing");
+            for argument in command.get_arguments() {
+                let id = argument.get_id();
+                assert!(argument.get_help().is_some(), "{name}: {id} says nothing");
+            }
+            for inner in command.get_subcommands() {
+                walk(inner, &name);
+            }
+        }
+        let command = Cli::command();
+        command.clone().debug_assert();
+        walk(&command, "");
+    }
+}

@@ -33,26 +33,62 @@ impl FromStr for Name {
     }
 }
 
-/// Crates that every service needs or that cargo has already, and modules that every service has.
+/// What would stand for two things where a service or a middleware has this name.
 const RESERVED: &[&str] = &[
+    // Crates that services and their clients need, or that cargo has already.
     "alloc",
     "anyhow",
-    "api",
-    "app",
     "build",
-    "config",
+    "clap",
     "core",
     "deps",
     "examples",
+    "http",
     "incremental",
     "kit",
-    "main",
     "proc-macro",
+    "serde",
+    "serde-json",
     "std",
     "test",
     "tokio",
     "tower",
     "tracing",
+    // Modules and files that every service has.
+    "api",
+    "app",
+    "config",
+    "endpoints",
+    "lib",
+    "logging",
+    "main",
+    "mod",
+    // Types and traits that generated code speaks of, beside the one that would be called like them.
+    "box",
+    "clone",
+    "code",
+    "context",
+    "copy",
+    "debug",
+    "default",
+    "drop",
+    "error",
+    "future",
+    "handler",
+    "layer",
+    "option",
+    "poll",
+    "result",
+    "send",
+    "service",
+    "sized",
+    "stream",
+    "string",
+    "sync",
+    "vec",
+    // What stands beside services in docker-compose.yml and in Kubernetes.
+    "consul",
+    "prometheus",
 ];
 
 impl Name {
@@ -64,6 +100,24 @@ impl Name {
     /// As a module, a crate in code, or a variable: `bug_reports`.
     pub(crate) fn snake(&self) -> String {
         self.0.replace('-', "_")
+    }
+
+    /// As the module that `#[kit::service]` writes beside the trait: what it makes of the trait's name. Not always
+    /// [`snake`](Self::snake): `log-2` has the trait `Log2` and the module `log2`.
+    pub(crate) fn module(&self) -> String {
+        let camel = self.camel();
+        let letters: Vec<_> = camel.chars().collect();
+        let begins = |at: usize| {
+            letters[at].is_ascii_uppercase()
+                && at > 0
+                && (!letters[at - 1].is_ascii_uppercase()
+                    || letters.get(at + 1).is_some_and(char::is_ascii_lowercase))
+        };
+        let words = (0..letters.len()).map(|at| match begins(at) {
+            true => format!("_{}", letters[at].to_ascii_lowercase()),
+            false => letters[at].to_ascii_lowercase().to_string(),
+        });
+        words.collect()
     }
 
     /// As a trait or another type: `BugReports`.
@@ -93,18 +147,31 @@ mod tests {
             assert_eq!(good.parse::<Name>().unwrap().as_str(), good);
         }
         for bad in [
-            "", "Users", "-a", "a-", "a--b", "2a", "a_b", "ä", "struct", "kit", "../a", "a b",
+            "", "Users", "-a", "a-", "a--b", "2a", "a_b", "ä", "struct", "../a", "a b",
         ] {
             assert!(bad.parse::<Name>().is_err(), "{bad}");
+        }
+        for taken in RESERVED {
+            let error = taken.parse::<Name>().unwrap_err().to_string();
+            assert!(error.contains("has another meaning"), "{taken}: {error}");
         }
     }
 
     #[test]
     fn a_name_is_written_as_rust_writes_types_and_modules() {
-        let name: Name = "bug-reports".parse().unwrap();
-        assert_eq!(
-            (name.camel().as_str(), name.snake().as_str()),
-            ("BugReports", "bug_reports")
-        );
+        for (name, camel, snake, module) in [
+            ("users", "Users", "users", "users"),
+            ("bug-reports", "BugReports", "bug_reports", "bug_reports"),
+            ("log-2", "Log2", "log_2", "log2"),
+            ("v2-a", "V2A", "v2_a", "v2_a"),
+            ("a-b-c", "ABC", "a_b_c", "abc"),
+            ("a-bug", "ABug", "a_bug", "a_bug"),
+            ("x-1-y", "X1Y", "x_1_y", "x1_y"),
+        ] {
+            let name: Name = name.parse().unwrap();
+            let made = (name.camel(), name.snake(), name.module());
+            let made = (made.0.as_str(), made.1.as_str(), made.2.as_str());
+            assert_eq!(made, (camel, snake, module), "{}", name.as_str());
+        }
     }
 }

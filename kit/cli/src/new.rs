@@ -11,6 +11,7 @@ use clap::{Args, Subcommand};
 
 use crate::{
     edit::{Changes, Mode},
+    generate::Transport,
     names::Name,
     project::{ADMIN, Project},
     template::fill,
@@ -28,10 +29,14 @@ pub(crate) enum Options {
 pub(crate) struct Service {
     /// Its name: a-z, 0-9 and single dashes
     name: Name,
-    /// Where the toolkit is: a folder, or the URL of a git repository, with `#BRANCH` or `#REVISION` if need be.
+    /// Where the toolkit is: a folder, or the URL of a git repository, with `#branch=B`, `#tag=T` or `#rev=R` if need
+    /// be. After a mere `#`, digits such as 47a9a44 are a revision, what looks like v1.2 is a tag, all else a branch.
     /// Default: what the workspace has, else the folder that this program was built from
     #[arg(long, value_name = "PATH|URL")]
     kit: Option<String>,
+    /// What it is offered over
+    #[arg(long, short, value_enum, default_value = "both")]
+    transport: Transport,
     #[arg(long, help = "Shows what would be written, and writes nothing")]
     dry_run: bool,
 }
@@ -48,7 +53,6 @@ const DEPENDENCIES: &[(&str, &str)] = &[
     ("tower", r#""0.5""#),
     ("tracing", r#""0.1""#),
 ];
-const DEV_DEPENDENCIES: &[(&str, &str)] = &[("http", r#""1""#)];
 /// What a package takes from its workspace, and what it says where the workspace does not.
 const PACKAGE: &[(&str, &str)] = &[
     ("version", r#""0.1.0""#),
@@ -61,7 +65,7 @@ const PACKAGE: &[(&str, &str)] = &[
 /// Makes it.
 pub(crate) fn run(options: Options) -> Result<ExitCode> {
     let Options::Service(options) = options;
-    let name = options.name;
+    let name = options.name.clone();
     let (project, root) = match Project::find()? {
         Some(project) => (Some(project), None),
         None => (None, Some(env::current_dir()?)),
@@ -69,6 +73,9 @@ pub(crate) fn run(options: Options) -> Result<ExitCode> {
     let mut changes;
     let project = match (project, root) {
         (Some(project), _) => {
+            if let Some(kit) = &options.kit {
+                no_other_toolkit(&project, kit)?;
+            }
             changes = Changes::new(&project.root);
             project
         }
@@ -86,21 +93,20 @@ pub(crate) fn run(options: Options) -> Result<ExitCode> {
         name.as_str()
     );
     let port = project.free_port()?;
-    service(
-        &mut changes,
-        &project,
-        &folder,
-        &name,
-        port,
-        options.kit.as_deref(),
-    )?;
-    project.include(&mut changes, "services", &name)?;
+    service(&mut changes, &project, &folder, &name, port, &options)?;
+    let is_member = project.include(&mut changes, "services", &name)?;
     let mode = Mode {
         dry_run: options.dry_run,
         check: false,
     };
     let code = changes.finish(mode)?;
     if !options.dry_run {
+        if !is_member {
+            println!(
+                "\nFirst add \"services/{}\" to `members` in Cargo.toml.",
+                name.as_str()
+            );
+        }
         println!(
             "\n{0} will listen on port {port}. Next:\n  \
              1. add a method to the trait in services/{0}/src/api.rs, such as\n     \
@@ -145,12 +151,12 @@ fn service(
     folder: &Path,
     name: &Name,
     port: u16,
-    kit: Option<&str>,
+    options: &Service,
 ) -> Result<()> {
     // Only looked for where the workspace does not say.
     let toolkit = match project.shares("dependencies", "kit") {
         true => String::new(),
-        false => dependency(kit)?.toml,
+        false => dependency(options.kit.as_deref())?.toml,
     };
     let mut manifest = fill(
         include_str!("../templates/service/Cargo.toml"),
@@ -159,10 +165,6 @@ fn service(
             (
                 "dependencies",
                 &dependency_lines(project, DEPENDENCIES, &toolkit),
-            ),
-            (
-                "dev_dependencies",
-                &dependency_lines(project, DEV_DEPENDENCIES, &toolkit),
             ),
             ("name", name.as_str()),
             ("port", &port.to_string()),
@@ -174,7 +176,12 @@ fn service(
     let port_text = port.to_string();
     let admin = (port + ADMIN).to_string();
     let camel = name.camel();
+    let settings = match options.transport {
+        Transport::Both => String::new(),
+        one => format!("(transport = \"{}\")", one.as_str()),
+    };
     let values = [
+        ("settings", &*settings),
         ("name", name.as_str()),
         ("Trait", &*camel),
         ("port", &*port_text),
@@ -225,16 +232,49 @@ struct Dependency {
     lock: Option<String>,
 }
 
+/// What cargo calls this word of git. A branch that looks like something else is said with `#branch=`.
+fn kind_of_reference(word: &str) -> &'static str {
+    let is_revision = word.len() >= 7 && word.bytes().all(|b| b.is_ascii_hexdigit());
+    let version = word.strip_prefix('v').unwrap_or(word);
+    let is_version = version.starts_with(|c: char| c.is_ascii_digit()) && version.contains('.');
+    match (is_revision, is_version) {
+        (true, _) => "rev",
+        (_, true) => "tag",
+        _ => "branch",
+    }
+}
+
+/// Refuses `--kit` where the workspace says already where the toolkit is, and that is not the same.
+fn no_other_toolkit(project: &Project, kit: &str) -> Result<()> {
+    let dependencies = project.manifest["workspace"].get("dependencies");
+    let Some(known) = dependencies.and_then(|dependencies| dependencies.get("kit")) else {
+        return Ok(());
+    };
+    let asked: toml::Table = format!("kit = {}", dependency(Some(kit))?.toml).parse()?;
+    let folder = |kit: &toml::Value| {
+        let path = project.root.join(kit.get("path")?.as_str()?);
+        fs::canonicalize(path).ok()
+    };
+    let is_same = match folder(known) {
+        Some(known) => folder(&asked["kit"]) == Some(known),
+        None => asked["kit"] == *known,
+    };
+    ensure!(
+        is_same,
+        "--kit would be ignored: {} says `kit = {known}` for all services; change it there",
+        project.root.join("Cargo.toml").display()
+    );
+    Ok(())
+}
+
 fn dependency(kit: Option<&str>) -> Result<Dependency> {
     let folder = match kit {
         Some(url) if url.contains("://") || url.starts_with("git@") => {
             let (url, at) = url.split_once('#').unwrap_or((url, ""));
-            let at = match at {
-                "" => String::new(),
-                hex if hex.len() >= 7 && hex.bytes().all(|b| b.is_ascii_hexdigit()) => {
-                    format!(", rev = \"{hex}\"")
-                }
-                branch => format!(", branch = \"{branch}\""),
+            let at = match at.split_once('=') {
+                _ if at.is_empty() => String::new(),
+                Some((key @ ("branch" | "tag" | "rev"), value)) => format!(", {key} = {value:?}"),
+                _ => format!(", {} = {at:?}", kind_of_reference(at)),
             };
             return Ok(Dependency {
                 toml: format!("{{ git = \"{url}\"{at} }}"),

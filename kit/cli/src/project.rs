@@ -92,7 +92,12 @@ impl Project {
                 .as_u64()
                 .and_then(|port| u16::try_from(port).ok());
             services.push(Service {
-                name: package.name.parse()?,
+                name: package.name.parse().with_context(|| {
+                    format!(
+                        "{} says [package.metadata.kit], so it is a service, and cannot be called {}",
+                        package.manifest_path, package.name
+                    )
+                })?,
                 port: port.with_context(|| {
                     format!(
                         "{} has no port under [package.metadata.kit]",
@@ -156,8 +161,8 @@ impl Project {
     }
 
     /// Makes sure that a package in `folder/name` below the root is a member: by a line for all of `folder` where
-    /// the members have a line each, else by asking a person for it.
-    pub(crate) fn include(&self, changes: &mut Changes, folder: &str, name: &Name) -> Result<()> {
+    /// the members have a line each, else by asking a person for it; then `false` is returned.
+    pub(crate) fn include(&self, changes: &mut Changes, folder: &str, name: &Name) -> Result<bool> {
         let members = self.manifest["workspace"].get("members");
         let mut members = members
             .and_then(toml::Value::as_array)
@@ -166,17 +171,17 @@ impl Project {
             .filter_map(toml::Value::as_str);
         let (one, all) = (format!("{folder}/{}", name.as_str()), format!("{folder}/*"));
         if members.any(|member| [&*one, &*all].contains(&member.trim_end_matches('/'))) {
-            return Ok(());
+            return Ok(true);
         }
         let path = self.root.join("Cargo.toml");
         let text = changes.read(&path)?.unwrap_or_default();
         match with_member(&text, &all) {
-            Some(text) => changes.write(&path, text),
+            Some(text) => changes.write(&path, text).map(|()| true),
             None => {
                 changes.report(format!(
                     "add \"{one}\" to `members` in Cargo.toml: kit does not change a line that exists"
                 ));
-                Ok(())
+                Ok(false)
             }
         }
     }

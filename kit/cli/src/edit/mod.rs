@@ -40,9 +40,11 @@ pub(crate) struct Changes {
 
 #[derive(Debug)]
 struct File {
-    /// `None`: it does not exist yet.
+    /// `None`: it does not exist yet. Lines that have grown are here as they have become.
     before: Option<String>,
     after: String,
+    /// Lines that have grown, as they have become.
+    grown: Vec<String>,
 }
 
 impl Changes {
@@ -65,9 +67,9 @@ impl Changes {
 
     /// Gives a file a text. Where the file exists, all its lines must be in the text, in their order.
     pub(crate) fn write(&mut self, path: &Path, text: String) -> Result<()> {
-        let before = match self.files.remove(path) {
-            Some(file) => file.before,
-            None => read(path)?,
+        let (before, grown) = match self.files.remove(path) {
+            Some(file) => (file.before, file.grown),
+            None => (read(path)?, Vec::new()),
         };
         if let Some(before) = &before {
             ensure!(
@@ -76,13 +78,46 @@ impl Changes {
                 self.show(path)
             );
         }
-        if before.as_deref() != Some(&*text) {
+        if before.as_deref() != Some(&*text) || !grown.is_empty() {
             let file = File {
                 before,
                 after: text,
+                grown,
             };
             self.files.insert(path.to_owned(), file);
         }
+        Ok(())
+    }
+
+    /// Puts something into a line, of which nothing is taken away: for what somebody asked for by name, where there
+    /// is no other place for it. The text of the line must be the only one of its kind.
+    pub(crate) fn grow(&mut self, path: &Path, line: &str, grown: String) -> Result<()> {
+        let mut file = match self.files.remove(path) {
+            Some(file) => file,
+            None => {
+                let text = read(path)?.unwrap_or_default();
+                File {
+                    before: Some(text.clone()),
+                    after: text,
+                    grown: Vec::new(),
+                }
+            }
+        };
+        let mut letters = grown.chars();
+        let keeps = line
+            .chars()
+            .all(|letter| letters.any(|other| other == letter));
+        let is_one = file.after.lines().filter(|other| *other == line).count() == 1;
+        ensure!(
+            keeps && is_one,
+            "{} has no line `{}` into which something could be put",
+            self.show(path),
+            line.trim()
+        );
+        file.before = file.before.map(|text| text.replace(line, &grown));
+        file.after = file.after.replace(line, &grown);
+        file.grown.push(grown);
+        self.files.insert(path.to_owned(), file);
         Ok(())
     }
 
@@ -123,6 +158,12 @@ impl Changes {
                     }
                 }
                 Some(before) => {
+                    for (number, line) in (1..).zip(file.after.lines()) {
+                        if file.grown.iter().any(|grown| grown == line) {
+                            text += &format!("{added_to} {shown}:{number}\n");
+                            text += &numbered(number, [line].into_iter());
+                        }
+                    }
                     for (first, lines) in added(before, &file.after) {
                         text += &format!("{added_to} {shown}:{first}\n");
                         text += &numbered(first, lines.into_iter());
@@ -261,6 +302,26 @@ mod tests {
             assert_eq!(changes.finish(mode).unwrap(), code);
             assert!(!path.exists());
         }
+    }
+
+    #[test]
+    fn a_line_may_grow_where_that_is_asked_for_and_loses_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.rs");
+        fs::write(&path, "one\n#[a]\n").unwrap();
+        let mut changes = Changes::new(folder.path());
+        assert!(changes.grow(&path, "#[a]", "#[b]".to_owned()).is_err());
+        assert!(changes.grow(&path, "two", "two!".to_owned()).is_err());
+        let mut changes = Changes::new(folder.path());
+        changes.grow(&path, "#[a]", "#[a(b)]".to_owned()).unwrap();
+        // Lines are added beside it as ever, and no other is changed.
+        assert!(changes.write(&path, "on\n#[a(b)]\n".to_owned()).is_err());
+        let mut changes = Changes::new(folder.path());
+        changes.grow(&path, "#[a]", "#[a(b)]".to_owned()).unwrap();
+        let text = changes.read(&path).unwrap().unwrap();
+        changes.write(&path, text + "three\n").unwrap();
+        changes.finish(Mode::default()).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "one\n#[a(b)]\nthree\n");
     }
 
     #[test]

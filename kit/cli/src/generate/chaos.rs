@@ -52,6 +52,15 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     let text = fill(
         &package.fill(TEST),
         &[
+            (
+                "fast",
+                package
+                    .transport()
+                    .wires()
+                    .last()
+                    .copied()
+                    .unwrap_or("json"),
+            ),
             ("method", &method.name),
             ("arguments", &arguments.join(", ")),
         ],

@@ -93,6 +93,12 @@ pub(crate) fn run(mode: Mode) -> Result<ExitCode> {
             )
         })?;
     }
+    for gone in without_service(&compose, &project.services) {
+        changes.report(format!(
+            "docker-compose.yml has {gone}, which is no service of the workspace any more, and whose port may be \
+             another's: take its block out, and its volume"
+        ));
+    }
     changes.write(&path, compose)?;
     if let Some(toolkit) = &elsewhere
         && !mode.dry_run
@@ -166,6 +172,17 @@ fn with_service(compose: &str, service: &Service) -> Result<String> {
         None => text += &format!("\nvolumes:\n  {name}:\n"),
     }
     Ok(text)
+}
+
+/// The names of services that are built there and that the workspace does not have.
+fn without_service<'a>(compose: &'a str, services: &[Service]) -> Vec<&'a str> {
+    let within = section(compose, "services").map_or("", |services| &compose[services]);
+    let built = within.lines().filter_map(|line| {
+        let name = line.trim().strip_prefix("SERVICE:")?;
+        Some(name.trim().trim_matches(['"', '\'']))
+    });
+    let is_gone = |name: &&str| !services.iter().any(|known| known.name.as_str() == *name);
+    built.filter(is_gone).collect()
 }
 
 /// From the line after `key:` to the next line that is not indented.
@@ -264,6 +281,16 @@ mod tests {
         );
         assert!(crate::edit::keeps_lines(&users, &both));
         assert_eq!(with_service(&both, &service("users", 8800)).unwrap(), both);
+    }
+
+    #[test]
+    fn a_block_whose_service_has_gone_is_found() {
+        let template = include_str!("../../templates/docker/docker-compose.yml");
+        let (users, bugs) = (service("users", 8800), service("bugs", 8801));
+        let both = with_service(template, &users).unwrap();
+        let both = with_service(&both, &bugs).unwrap();
+        assert!(without_service(&both, &[users.clone(), bugs]).is_empty());
+        assert_eq!(without_service(&both, &[users]), ["bugs"]);
     }
 
     #[test]

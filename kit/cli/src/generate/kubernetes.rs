@@ -1,12 +1,12 @@
 //! `kit generate kubernetes`: a manifest for each service, and one for the Consul that they find each other in.
 
-use std::process::ExitCode;
+use std::{fs, path::Path, process::ExitCode};
 
 use anyhow::{Result, ensure};
 
 use crate::{
     edit::{Changes, Mode},
-    project::{ADMIN, Project},
+    project::{ADMIN, Project, Service},
     template::fill,
 };
 
@@ -29,12 +29,31 @@ pub(crate) fn run(mode: Mode) -> Result<ExitCode> {
         let text = manifest(name, service.port);
         changes.create(&folder.join(format!("{name}.yml")), text)?;
     }
+    for gone in without_service(&folder, &project.services) {
+        changes.report(format!(
+            "kubernetes/{gone}.yml is of no service of the workspace any more: take it out, here and in the cluster"
+        ));
+    }
     let code = changes.finish(mode)?;
     if !mode.dry_run && !mode.check {
         println!("\nNext: build the images (`kit generate docker` writes the Dockerfile), then");
         println!("  kubectl apply -f kubernetes/");
     }
     Ok(code)
+}
+
+/// The services that have a manifest of ours there and that the workspace does not have.
+fn without_service(folder: &Path, services: &[Service]) -> Vec<String> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let named = entries.filter_map(|entry| {
+        let path = entry.path();
+        let name = path.file_stem()?.to_str()?.to_owned();
+        let text = fs::read_to_string(&path).ok()?;
+        let is_ours = text.starts_with(&format!("# {name} in Kubernetes:"));
+        is_ours.then_some(name)
+    });
+    let is_gone = |name: &String| !services.iter().any(|known| known.name.as_str() == name);
+    named.filter(is_gone).collect()
 }
 
 fn manifest(name: &str, port: u16) -> String {

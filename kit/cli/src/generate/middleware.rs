@@ -21,6 +21,7 @@ const SERVICE: &str = include_str!("../../templates/middleware/service.rs");
 const METHOD: &str = include_str!("../../templates/middleware/method.rs");
 const ENDPOINT: &str = include_str!("../../templates/middleware/endpoint.rs");
 const LOGGING: &str = include_str!("../../templates/middleware/logging.rs");
+const ENDPOINTS: &str = include_str!("../../templates/middleware/endpoints.rs");
 const LOGGED: &str = include_str!("../../templates/middleware/logged.rs");
 
 /// A middleware.
@@ -45,12 +46,19 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     let package = Crate::read(&changes, project.service(&options.service)?)?;
     let (module, camel) = (options.name.snake(), options.name.camel());
     let path = package.path(&format!("src/{module}.rs"));
-    ensure!(!path.exists(), "{} exists already", changes.show(&path));
+    // A type of the service of the same name would be meant where the middleware is.
+    let taken = package.uses(&package.methods.iter().collect::<Vec<_>>(), false);
+    ensure!(
+        !taken.contains_key(&camel) && camel != package.service.name.camel(),
+        "{camel} is a type of {} already: choose another name",
+        options.service.as_str()
+    );
     let words = [
         ("Middleware", &*camel),
         ("name", options.name.as_str()),
         ("service", options.service.as_str()),
     ];
+    let layer = format!("{camel}Layer");
     let text = match options.endpoint {
         true => package.fill(&fill(ENDPOINT, &words)),
         false => {
@@ -58,30 +66,28 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
             package.fill_methods(&fill(SERVICE, &words), method, false)
         }
     };
+    if let Some(there) = package.sources.iter().find(|source| source.path == path) {
+        ensure!(
+            there.says(&camel) && there.says(&layer) == options.endpoint,
+            "{} exists already, and is not what this would make",
+            changes.show(&path)
+        );
+    }
     changes.create(&path, format::new_file(&path, text))?;
 
-    let (variable, line) = match options.endpoint {
+    let (variable, name, line) = match options.endpoint {
         true => (
             "server",
-            format!("let server = {module}::{camel}Layer.layer(server);"),
+            &layer,
+            format!("let server = {module}::{layer}.layer(server);"),
         ),
         false => (
             "handler",
+            &camel,
             format!("let handler = {module}::{camel} {{ inner: handler }};"),
         ),
     };
-    let lib = package.path("src/lib.rs");
-    let lib = package.sources.iter().find(|source| source.path == lib);
-    let mut is_wired = false;
-    if let Some(lib) = lib {
-        let mut insertions = Insertions::default();
-        lib.add_module("", &module, &mut insertions);
-        is_wired = lib.add_after_let("run", variable, &line, &mut insertions);
-        save(&mut changes, lib, insertions)?;
-    }
-    if !is_wired {
-        changes.report(by_hand(variable, &line));
-    }
+    package.wire(&mut changes, &module, name, variable, &line)?;
     changes.finish(options.mode)
 }
 
@@ -90,27 +96,75 @@ pub(super) fn by_hand(variable: &str, line: &str) -> String {
     format!("put it around the {variable}, where the service is put together: {line}")
 }
 
-/// The line that puts the middleware of `--dmw` around the handler.
-pub(super) const LOGGING_AROUND: &str = "let handler = logging::Logging { inner: handler };";
+/// A middleware of `--dmw` that is not there yet.
+pub(super) struct Around {
+    pub(super) module: &'static str,
+    /// What it is put around, and the line that does so.
+    pub(super) variable: &'static str,
+    pub(super) line: &'static str,
+}
+
+const AROUND_METHODS: Around = Around {
+    module: "logging",
+    variable: "handler",
+    line: "let handler = logging::Logging { inner: handler };",
+};
+const AROUND_ENDPOINTS: Around = Around {
+    module: "endpoints",
+    variable: "server",
+    line: "let server = endpoints::logged(server);",
+};
 
 impl Crate<'_> {
-    /// The middleware of `--dmw`; its module is returned, unless it is there.
-    pub(super) fn logging(&self, changes: &mut Changes) -> Result<Option<String>> {
-        let path = self.path("src/logging.rs");
-        if path.exists() {
-            return Ok(None);
+    /// Declares `module` and puts `line` after the last `let variable` of `run`, unless some source but the module's
+    /// own speaks of `name` already.
+    fn wire(
+        &self,
+        changes: &mut Changes,
+        module: &str,
+        name: &str,
+        variable: &str,
+        line: &str,
+    ) -> Result<()> {
+        let own = self.path(&format!("src/{module}.rs"));
+        let mut others = self.sources.iter().filter(|source| source.path != own);
+        let mut is_wired = others.any(|source| source.says(name));
+        let lib = self.path("src/lib.rs");
+        if let Some(lib) = self.sources.iter().find(|source| source.path == lib) {
+            let mut insertions = Insertions::default();
+            if !lib.has_module(module) {
+                lib.add_module("", module, &mut insertions);
+            }
+            is_wired = is_wired || lib.add_after_let("run", variable, line, &mut insertions);
+            save(changes, lib, insertions)?;
         }
+        if !is_wired {
+            changes.report(by_hand(variable, line));
+        }
+        Ok(())
+    }
+
+    /// The middlewares of `--dmw` that are not there.
+    pub(super) fn defaults(&self, changes: &mut Changes) -> Result<Vec<Around>> {
+        let mut made = Vec::new();
         if self.methods.is_empty() {
             changes.report(format!(
-                "the middleware of --dmw logs calls of methods, and there are none yet: add one to the trait {}",
+                "the middlewares of --dmw log calls of methods, and there are none yet: add one to the trait {}",
                 self.service.name.camel()
             ));
-            return Ok(None);
+            return Ok(made);
         }
-        let logging = fill(LOGGING, &[("service", self.service.name.as_str())]);
-        let text = self.fill_methods(&logging, |method| passed_on(LOGGED, method), false);
-        changes.create(&path, format::new_file(&path, text))?;
-        Ok(Some("logging".to_owned()))
+        let words = [("service", self.service.name.as_str())];
+        for (default, template) in [(AROUND_METHODS, LOGGING), (AROUND_ENDPOINTS, ENDPOINTS)] {
+            let path = self.path(&format!("src/{}.rs", default.module));
+            if !path.exists() {
+                let method = |method: &Method| passed_on(LOGGED, method);
+                let text = self.fill_methods(&fill(template, &words), method, false);
+                changes.create(&path, format::new_file(&path, text))?;
+                made.push(default);
+            }
+        }
+        Ok(made)
     }
 }
 

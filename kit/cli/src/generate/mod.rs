@@ -9,12 +9,20 @@ mod package;
 mod service;
 mod text;
 
-use std::process::ExitCode;
+pub(crate) use package::Transport;
+
+use std::{path::Path, process::ExitCode};
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
 
-use crate::{edit::Mode, names::Name};
+use crate::{
+    edit::{
+        Mode,
+        rust::{Source, plain, setting, sources},
+    },
+    names::Name,
+};
 
 /// What to add.
 #[derive(Debug, Subcommand)]
@@ -50,6 +58,25 @@ pub(crate) struct Client {
     name: Name,
     #[command(flatten)]
     mode: Mode,
+}
+
+/// The path and the body of a request that the service in `folder` answers: of its first method that takes arguments
+/// which can be made up, and is where it is without a `route`.
+pub(crate) fn example(folder: &Path, name: &str) -> Option<(String, String)> {
+    let name: Name = name.parse().ok()?;
+    let sources = sources(&folder.join("src")).ok()?;
+    let find = |source: &Source| {
+        let item = source.service(&name.camel())?;
+        let is_by_json = setting(item, "transport").as_deref() != Some("grpc");
+        let mut methods = source.trait_methods(item).into_iter();
+        methods
+            .find_map(|method| {
+                let body = method.example().filter(|_| !method.has_route)?;
+                Some((format!("/{}", plain(&method.name)), body))
+            })
+            .filter(|_| is_by_json)
+    };
+    sources.iter().find_map(find)
 }
 
 /// Adds it.

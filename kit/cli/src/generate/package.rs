@@ -3,15 +3,50 @@
 use std::{collections::BTreeMap, path::PathBuf};
 
 use anyhow::{Context, Result};
+use clap::ValueEnum;
 
 use crate::{
     edit::{
         Changes, format,
-        rust::{Insertions, Method, Source, sources},
+        rust::{Insertions, Method, Source, plain, setting, sources},
     },
     project::{ADMIN, Service},
     template::fill,
 };
+
+/// What a service is offered over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Transport {
+    /// JSON over HTTP
+    Http,
+    /// gRPC
+    Grpc,
+    /// Either, on one port
+    Both,
+}
+
+impl Transport {
+    /// As `#[kit::service]` says it.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Grpc => "grpc",
+            Self::Both => "both",
+        }
+    }
+
+    /// The constructors of a generated client, the usual one first.
+    pub(super) fn wires(self) -> &'static [&'static str] {
+        match self {
+            Self::Http => &["json"],
+            Self::Grpc => &["grpc"],
+            Self::Both => &["json", "grpc"],
+        }
+    }
+}
+
+/// What a trait may say of the toolkit's, without saying where it comes from.
+pub(super) const KIT: &[&str] = &["Context", "Error", "Stream"];
 
 /// A service, its sources, and the trait among them.
 pub(super) struct Crate<'a> {
@@ -20,6 +55,10 @@ pub(super) struct Crate<'a> {
     /// Which of them has the trait.
     api: usize,
     pub(super) methods: Vec<Method>,
+    /// What the trait says; nothing means both.
+    pub(super) said: Option<Transport>,
+    /// What it is about to say.
+    pub(super) wanted: Option<Transport>,
 }
 
 impl<'a> Crate<'a> {
@@ -38,10 +77,13 @@ impl<'a> Crate<'a> {
         })?;
         let item = sources[api].service(&name).expect("it is there");
         let methods = sources[api].trait_methods(item);
+        let said = setting(item, "transport");
         Ok(Self {
             service,
             api,
             methods,
+            said: said.and_then(|said| Transport::from_str(&said, false).ok()),
+            wanted: None,
             sources,
         })
     }
@@ -54,6 +96,10 @@ impl<'a> Crate<'a> {
         &self.sources[self.api]
     }
 
+    pub(super) fn transport(&self) -> Transport {
+        self.said.or(self.wanted).unwrap_or(Transport::Both)
+    }
+
     pub(super) fn fill(&self, template: &str) -> String {
         let name = &self.service.name;
         fill(
@@ -62,6 +108,8 @@ impl<'a> Crate<'a> {
                 ("name", name.as_str()),
                 ("module", &name.snake()),
                 ("Trait", &name.camel()),
+                ("described", &name.module()),
+                ("wire", self.transport().wires()[0]),
                 ("port", &self.service.port.to_string()),
                 (
                     "admin",
@@ -110,9 +158,9 @@ impl<'a> Crate<'a> {
     pub(super) fn uses(&self, methods: &[&Method], is_unwritten: bool) -> BTreeMap<String, String> {
         let mut uses = self.api().origins(methods);
         // The import of what is imported just now is not in the text that was read.
-        for name in ["Context", "Error"] {
+        for name in KIT {
             if methods.iter().any(|method| method.mentions(name)) {
-                uses.entry(name.to_owned())
+                uses.entry((*name).to_owned())
                     .or_insert_with(|| format!("kit::{name}"));
             }
         }
@@ -163,7 +211,10 @@ pub(super) fn marked_place(method: &Method) -> String {
         [one] => one.clone(),
         several => format!("({})", several.join(", ")),
     };
-    let template = include_str!("../../templates/service/method.rs");
+    let template = match method.streams() {
+        true => include_str!("../../templates/service/stream.rs"),
+        false => include_str!("../../templates/service/method.rs"),
+    };
     let template = match named.is_empty() {
         true => template.replace("        let _ = __unused__;\n", ""),
         false => template.to_owned(),
@@ -174,6 +225,25 @@ pub(super) fn marked_place(method: &Method) -> String {
             ("signature", &method.signature),
             ("method", &method.name),
             ("unused", &unused),
+        ],
+    )
+}
+
+/// The arm of a client program that calls a method.
+pub(super) fn called(method: &Method) -> String {
+    let given = |name: &String| format!("given.take(\"{}\")?", plain(name));
+    let arguments = method.arguments.iter().skip(1).map(given);
+    let arguments: Vec<_> = ["ctx".to_owned()].into_iter().chain(arguments).collect();
+    let template = match method.streams() {
+        true => include_str!("../../templates/client/stream.rs"),
+        false => include_str!("../../templates/client/method.rs"),
+    };
+    fill(
+        template,
+        &[
+            ("plain", plain(&method.name)),
+            ("method", &method.name),
+            ("arguments", &arguments.join(", ")),
         ],
     )
 }

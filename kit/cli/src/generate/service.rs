@@ -1,18 +1,18 @@
 //! `kit generate service NAME`: from a trait to a service that runs.
 
-use std::process::ExitCode;
+use std::{ffi::OsStr, fs, process::ExitCode};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::Args;
 
 use super::{
-    middleware,
-    package::{Crate, marked_place, save},
+    middleware::{self, Around},
+    package::{Crate, KIT, Transport, marked_place, save},
 };
 use crate::{
     edit::{
         Changes, Mode, format,
-        rust::{Insertions, Method, Source},
+        rust::{Insertions, Method, Source, is_around},
     },
     names::Name,
     project::{Project, Service},
@@ -31,7 +31,11 @@ const TEST: &str = include_str!("../../templates/service/test.rs");
 pub(crate) struct Options {
     /// Its name
     name: Name,
-    /// Also adds a middleware around the methods that logs each call. Requests are logged and measured without it
+    /// What it is offered over; written into the trait. Default: what the trait says, else both
+    #[arg(long, short, value_enum)]
+    transport: Option<Transport>,
+    /// Also adds the default middlewares: one around the methods that logs how each call ended, and one around the
+    /// endpoints that logs how long each took within the stack. The stack itself logs and measures every request
     #[arg(long)]
     dmw: bool,
     #[command(flatten)]
@@ -47,26 +51,55 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
 }
 
 fn add(changes: &mut Changes, service: &Service, options: &Options) -> Result<()> {
-    let package = Crate::read(changes, service)?;
+    let mut package = Crate::read(changes, service)?;
+    package.wanted = options.transport;
     package.imports(changes)?;
     let mut modules: Vec<_> = package.implementation(changes)?.into_iter().collect();
     modules.extend(package.app(changes)?);
-    let logging = match options.dmw {
-        true => package.logging(changes)?,
-        false => None,
+    let defaults = match options.dmw {
+        true => package.defaults(changes)?,
+        false => Vec::new(),
     };
-    package.lib(changes, &modules, logging)?;
+    package.lib(changes, &modules, &defaults)?;
     package.main(changes)?;
-    package.test(changes)
+    package.test(changes)?;
+    // Last, for all else adds to lines as they stand.
+    match options.transport {
+        Some(transport) => package.offer_over(changes, transport),
+        None => Ok(()),
+    }
 }
 
 impl Crate<'_> {
-    /// `Context` and `Error`, where the trait says them and nothing tells what they are.
+    /// Says in the trait what it is offered over, unless it says so.
+    fn offer_over(&self, changes: &mut Changes, transport: Transport) -> Result<()> {
+        if self.said.unwrap_or(Transport::Both) == transport {
+            return Ok(());
+        }
+        let api = self.api();
+        let name = self.service.name.camel();
+        let setting = format!("transport = \"{}\"", transport.as_str());
+        let item = api.service(&name).context("it was found")?;
+        let grown = api.with_setting(item, &setting);
+        match (self.said, grown) {
+            (None, Some((line, grown))) => changes.grow(&api.path, line, grown),
+            _ => {
+                changes.report(format!(
+                    "{}: the trait {name} says something else than `{setting}`; write that there",
+                    changes.show(&api.path)
+                ));
+                Ok(())
+            }
+        }
+    }
+
+    /// Words of the toolkit, where the trait says them and nothing tells what they are.
     fn imports(&self, changes: &mut Changes) -> Result<()> {
         let api = self.api();
         let unknown = api.unknown(&self.methods);
-        let kit: Vec<_> = ["Context", "Error"]
-            .into_iter()
+        let kit: Vec<_> = KIT
+            .iter()
+            .copied()
             .filter(|name| unknown.contains(*name))
             .collect();
         let path = match kit.as_slice() {
@@ -95,8 +128,7 @@ impl Crate<'_> {
                     .iter()
                     .filter(|method| !present.iter().any(|other| other.name == method.name))
                     .collect();
-                // Middleware, which is around another implementation.
-                let is_around = item.generics.type_params().next().is_some();
+                let is_around = is_around(item, &name);
                 let body = match is_around {
                     true => middleware::body(source),
                     false => marked_place,
@@ -144,32 +176,42 @@ impl Crate<'_> {
         Ok(Some("app".to_owned()))
     }
 
-    /// Declares new modules, and adds what makes an instance out of them unless something does; there, `logging` is
-    /// put around the handler.
-    fn lib(
-        &self,
-        changes: &mut Changes,
-        modules: &[String],
-        logging: Option<String>,
-    ) -> Result<()> {
+    /// Declares new modules, and adds what makes an instance out of them unless something does; there, the default
+    /// middlewares are put in their places.
+    fn lib(&self, changes: &mut Changes, modules: &[String], defaults: &[Around]) -> Result<()> {
         let path = self.path("src/lib.rs");
         let Some(lib) = self.sources.iter().find(|source| source.path == path) else {
             return Ok(());
         };
         let mut insertions = Insertions::default();
-        for module in modules.iter().chain(&logging) {
+        let defaulted = defaults.iter().map(|default| default.module);
+        for module in modules.iter().map(String::as_str).chain(defaulted) {
             let (vis, name) = module.split_once(' ').unwrap_or(("", module));
             if !lib.has_module(name) {
                 lib.add_module(vis, name, &mut insertions);
             }
         }
-        let line = middleware::LOGGING_AROUND;
-        if !self.sources.iter().any(|source| source.says("RunOptions")) {
-            let around = logging.map_or(String::new(), |_| format!("    {line}\n"));
-            let run = fill(&self.fill(RUN), &[("middleware", &around)]);
+        if self.sources.iter().any(|source| source.says("RunOptions")) {
+            for Around { variable, line, .. } in defaults {
+                if !lib.add_after_let("run", variable, line, &mut insertions) {
+                    changes.report(middleware::by_hand(variable, line));
+                }
+            }
+        } else {
+            let around = |variable| {
+                let lines = defaults.iter().filter(|it| it.variable == variable);
+                lines
+                    .map(|it| format!("    {}\n", it.line))
+                    .collect::<String>()
+            };
+            let run = fill(
+                &self.fill(RUN),
+                &[
+                    ("middleware", &around("handler")),
+                    ("endpoint", &around("server")),
+                ],
+            );
             lib.add_at_end(&format!("\n{run}"), &mut insertions);
-        } else if logging.is_some() && !lib.add_after_let("run", "handler", line, &mut insertions) {
-            changes.report(middleware::by_hand("handler", line));
         }
         save(changes, lib, insertions)
     }
@@ -180,10 +222,14 @@ impl Crate<'_> {
         changes.create(&path, text)
     }
 
-    /// A test, unless there is one.
+    /// A test, unless there is one besides that of `kit generate chaos`.
     fn test(&self, changes: &mut Changes) -> Result<()> {
         let folder = self.path("tests");
-        if folder.exists() || self.sources.iter().any(|source| source.says("test")) {
+        let is_other = |name: &OsStr| name != "chaos.rs";
+        let mut others = fs::read_dir(&folder).into_iter().flatten().flatten();
+        if others.any(|entry| is_other(&entry.file_name()))
+            || self.sources.iter().any(Source::has_test)
+        {
             return Ok(());
         }
         let path = folder.join(format!("{}.rs", self.service.name.snake()));

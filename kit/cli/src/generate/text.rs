@@ -62,7 +62,7 @@ pub(crate) fn run(text: Text, options: &Options) -> Result<ExitCode> {
         Text::Proto => "print!(\"{}\", __module__::proto())",
         Text::OpenApi => "println!(\"{:#}\", __module__::openapi())",
     };
-    let module = format!("{module}::{}", service.name.snake());
+    let module = format!("{module}::{}", service.name.module());
     let program = format!("fn main() {{ {} }}\n", call.replace("__module__", &module));
     let text = build_and_run(&project, service.name.as_str(), &service.folder, &program)?;
     if let Some(path) = &options.check {

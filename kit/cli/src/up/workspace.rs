@@ -13,6 +13,8 @@ use nix::{
 use serde::Deserialize;
 use tokio::{io::AsyncReadExt, process::Command};
 
+use crate::generate;
+
 /// A package that is a service, because its manifest says so:
 /// ```toml
 /// [package.metadata.kit]
@@ -24,7 +26,8 @@ pub(crate) struct Service {
     pub(crate) name: String,
     /// Where its first instance listens.
     pub(crate) port: u16,
-    /// A request to show to whoever started it.
+    /// A request to show to whoever started it: `example = { path = "/create", json = '{...}' }` beside the port,
+    /// else one made up from its trait.
     pub(crate) example: Option<Example>,
 }
 
@@ -77,6 +80,12 @@ fn service(package: &Package) -> Result<Option<Service>> {
     };
     let Metadata { port, example } = serde_json::from_value(metadata.clone())
         .with_context(|| format!("[package.metadata.kit] in {}", package.manifest_path))?;
+    let folder = package.manifest_path.parent();
+    let made_up = || {
+        let (path, json) = generate::example(folder?.as_std_path(), &package.name)?;
+        Some(Example { path, json })
+    };
+    let example = example.or_else(made_up);
     Ok(Some(Service {
         name: package.name.to_string(),
         port,

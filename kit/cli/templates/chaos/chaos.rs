@@ -64,7 +64,7 @@ async fn under_load(
     let addresses: Result<_, _> = instances.iter().map(|one| one.address.parse()).collect();
     let fixed = Fixed::new([("__name__".parse()?, addresses?)]);
     let client = Client::new(&fixed, "__name__".parse()?, ClientConfig::default(), metrics::observer());
-    let client = __Trait__Client::grpc(client);
+    let client = __Trait__Client::__fast__(client);
 
     let mut calls = JoinSet::new();
     for number in 0..CALLS {

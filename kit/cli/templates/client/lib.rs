@@ -2,7 +2,7 @@
 
 use kit::{
     client::{Client, ClientConfig},
-    discovery::Fixed,
+    discovery::Source,
     metrics::observer,
     name::InvalidName,
 };
@@ -11,15 +11,9 @@ pub use __module__::api;
 
 use api::__Trait__Client;
 
-/// A client of the instances at these addresses, each `host:port`. It spreads calls over them, makes again what may
-/// be made again, and leaves out those that fail.
-pub fn connect(addresses: Vec<http::uri::Authority>) -> Result<Client, InvalidName> {
-    let service = "__name__".parse()?;
-    let fixed = Fixed::new([("__name__".parse()?, addresses)]);
-    Ok(Client::new(&fixed, service, ClientConfig::default(), observer()))
+/// A client of the instances that `source` knows, in Consul or in a list. It spreads calls over them, makes again what
+/// may be made again, and leaves out those that fail.
+pub fn connect(source: &Source, config: ClientConfig) -> Result<Client, InvalidName> {
+    Ok(Client::new(source, "__name__".parse()?, config, observer()))
 }
-
-/// The same, as the trait that the service implements.
-pub fn json(addresses: Vec<http::uri::Authority>) -> Result<__Trait__Client<Client>, InvalidName> {
-    Ok(__Trait__Client::json(connect(addresses)?))
-}
+__constructors__

@@ -1,14 +1,10 @@
 //! The way of a request through this service.
 
+use kit::metrics::{MetricsLayer, observer};
+use kit::server::{BodyLimitLayer, Inbound, ServerConfig};
 use kit::{
-    concurrency::ConcurrencyLimitLayer,
-    deadline::DeadlineLayer,
-    fault::FaultLayer,
-    metrics::{self, MetricsLayer},
-    name::ServiceName,
-    rate_limit::RateLimitLayer,
-    server::{BodyLimitLayer, Inbound, ServerConfig},
-    trace::TraceLayer,
+    concurrency::ConcurrencyLimitLayer, deadline::DeadlineLayer, fault::FaultLayer,
+    name::ServiceName, rate_limit::RateLimitLayer, trace::TraceLayer,
 };
 
 /// What stands around the methods, outermost first: logs and traces, numbers for Prometheus, then what bounds a
@@ -18,11 +14,7 @@ pub(crate) fn inbound(config: &ServerConfig, service: &ServiceName) -> Inbound {
         trace: TraceLayer::inbound(),
         metrics: MetricsLayer::inbound(service),
         deadline: DeadlineLayer::inbound(config.deadline),
-        concurrency: ConcurrencyLimitLayer::new(
-            service.as_str(),
-            config.concurrency,
-            metrics::observer(),
-        ),
+        concurrency: ConcurrencyLimitLayer::new(service.as_str(), config.concurrency, observer()),
         rate_limit: config.rate_limit.map(RateLimitLayer::new),
         fault: FaultLayer::new(config.fault),
         body_limit: BodyLimitLayer::new(config.body_limit),

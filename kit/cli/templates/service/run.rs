@@ -1,32 +1,13 @@
-use kit::{
-    BoxError,
-    discovery::{DiscoveryConfig, Source},
-    log::LogConfig,
-    metrics::observer,
-    name::ServiceName,
-    server::{Listeners, RunOptions, ServerConfig, registration},
-};
-use serde::Deserialize;
+pub use kit::config::ServiceConfig as Config;
+use kit::discovery::{Policies, Source};
+use kit::server::{Listeners, RunOptions, registration};
+use kit::{BoxError, metrics::observer, name::ServiceName};
 use tower::Layer;
 
 use crate::{__module__::Handler, api::__Trait__Server};
 
 /// What is configured when nobody says anything.
 pub const DEFAULTS: &[(&str, &str)] = &[("server.listen", "127.0.0.1:__port__")];
-
-/// What an instance has to be told. `KIT_SERVER__LISTEN` sets `server.listen`, and so on: see [`kit::config`].
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Config {
-    /// Where it listens, what a peer may do, how it ends.
-    pub server: ServerConfig,
-    /// Where other services are.
-    pub discovery: DiscoveryConfig,
-    /// How logs are written.
-    pub log: LogConfig,
-    /// The folder for what it keeps.
-    pub data: std::path::PathBuf,
-}
 
 /// Runs an instance until `shutdown`, and drains it.
 pub async fn run(
@@ -38,7 +19,11 @@ pub async fn run(
     let source = Source::from_config(&config.discovery, observer())?;
     let handler = Handler;
 __middleware__    let server = __Trait__Server::new(handler);
-    let app = app::inbound(&config.server, &service).layer(server);
+__endpoint__    let inbound = app::inbound(&config.server, &service);
+    // For as long as it runs, where that is configured.
+    let policies = Policies::from_config(&config.discovery, &source, &service, observer());
+    let _followed = inbound.follow(&policies);
+    let app = inbound.layer(server);
     let registration = registration(&service, &listeners, &config.server, &source).await?;
     let options = RunOptions {
         service,

@@ -6,5 +6,6 @@
 
 mod growth;
 mod newcomer;
+mod terminal;
 mod tutorial;
 mod user;

@@ -1,8 +1,9 @@
 //! The whole path, from an empty folder to an answer.
 
 use std::{
-    io::{BufRead, BufReader, Read, Write},
-    net::TcpStream,
+    env, fs,
+    io::{BufRead, BufReader},
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
 };
 
@@ -11,7 +12,7 @@ use nix::{
     unistd::Pid,
 };
 
-use crate::user::{User, alone, target, with_methods};
+use crate::user::{Ran, User, alone, target, with_methods};
 
 /// A running `kit up`, stopped with all that it started when this is dropped.
 struct Up(Child);
@@ -68,20 +69,16 @@ impl Drop for Up {
     }
 }
 
-/// What `curl -XPOST http://localhost:PORT/create -d '{"email": "test"}'` sends, and what comes back.
+/// What `curl -XPOST http://localhost:PORT/create -d '{"email": "test"}'` prints, with the head of the answer.
 fn curl(port: u16) -> String {
-    let body = r#"{"email": "test"}"#;
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
-    write!(
-        stream,
-        "POST /create HTTP/1.1\r\nhost: localhost:{port}\r\nuser-agent: curl/8\r\naccept: */*\r\nconnection: close\r\n\
-         content-type: application/x-www-form-urlencoded\r\ncontent-length: {}\r\n\r\n{body}",
-        body.len()
-    )
-    .unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    answer
+    let output = Command::new("curl")
+        .args(["--silent", "--show-error", "--include", "-XPOST"])
+        .arg(format!("http://localhost:{port}/create"))
+        .args(["-d", r#"{"email": "test"}"#])
+        .output()
+        .expect("curl is needed");
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap()
 }
 
 /// An offset at which the ports of the service are free.
@@ -131,23 +128,28 @@ fn five_commands_lead_from_nothing_to_an_answer() {
     user.cargo(&["fmt", "--all", "--check"]).succeeds();
     let said = user.cargo(&["test", "--offline", "--workspace"]).succeeds();
     assert!(said.contains("1 passed"), "{said}");
-    let lines: usize = [
-        "Cargo.toml",
-        "src/api.rs",
-        "src/lib.rs",
-        "src/main.rs",
-        "src/app.rs",
-        "src/users.rs",
-    ]
-    .iter()
-    .map(|file| user.read(&format!("services/users/{file}")).lines().count())
-    .sum();
+    // All that a person may have to read, but for blank lines.
+    let files = user.files();
+    let files = files
+        .iter()
+        .filter(|(path, _)| path.starts_with(user.path("services")));
+    let texts: Vec<_> = files.map(|(_, text)| text).collect();
+    assert_eq!(texts.len(), 8);
+    let lines = texts.iter().flat_map(|text| text.lines());
+    let lines = lines.filter(|line| !line.trim().is_empty()).count();
     assert!(lines < 150, "{lines} lines to read");
 
     // It runs as it is, and says that its logic is missing.
     let offset = free_offset();
-    let (up, _) = Up::start(&user, offset, &[]);
-    let answer = curl(8800 + offset);
+    let (up, seen) = Up::start(&user, offset, &[]);
+    let port = 8800 + offset;
+    let try_this =
+        format!("curl -XPOST http://localhost:{port}/create -d '{{\"email\": \"test\"}}'");
+    assert!(
+        seen.iter().any(|line| line.contains(&try_this)),
+        "{try_this} is not in {seen:#?}"
+    );
+    let answer = curl(port);
     assert!(answer.starts_with("HTTP/1.1 501 "), "{answer}");
     assert!(answer.contains("create is not written yet"), "{answer}");
     up.stop();
@@ -178,10 +180,10 @@ fn five_commands_lead_from_nothing_to_an_answer() {
             _ => format!("{line}\n"),
         };
         let text: String = text.lines().map(line).collect();
-        // There is no agent here.
-        let consul = "[discovery.consul]\naddress = \"http://127.0.0.1:8500\"\n";
-        assert!(text.contains(consul), "{text}");
-        text.replace(consul, "")
+        // There is no agent here, and what is followed is followed there.
+        let agent = "consul = { address = \"http://127.0.0.1:8500\" }\npolicies = \"kit\"\n";
+        assert!(text.contains(agent), "{text}");
+        text.replace(agent, "")
     };
     user.edit("services/users/config.toml", every_key);
     let config = user.path("services/users/config.toml");
@@ -221,6 +223,7 @@ fn whatever_is_generated_compiles_without_a_warning_and_grows_with_its_trait() {
         with_methods(text, find) + found
     });
     user.kit(&["g", "s", "users", "--dmw"]).succeeds();
+    user.kit(&["g", "c", "users"]).succeeds();
     user.kit(&["g", "s", "bug-reports"]).succeeds();
     user.kit(&["g", "d"]).succeeds();
     user.kit(&["g", "d", "--check"]).succeeds();
@@ -260,25 +263,225 @@ fn whatever_is_generated_compiles_without_a_warning_and_grows_with_its_trait() {
 
     let offset = free_offset();
     let (up, _) = Up::start(&user, offset, &[]);
-    let at = format!("localhost:{}", 8800 + offset);
-    let client = |arguments: &[&str]| {
-        let call = [
-            "run",
-            "--quiet",
-            "--package",
-            "users-client",
-            "--",
-            "--at",
-            &at,
-        ];
-        user.cargo(&[&call, arguments].concat())
-    };
-    let said = client(&["find", "--limit", "3"]).fails();
+    let said = client(&user, "users", offset, &["find", "--limit", "3"]).fails();
     assert!(said.contains("find is not written yet"), "{said}");
-    let said = client(&["find", "--limit", "many"]).fails();
-    assert!(
-        said.contains("400 Bad Request") && said.contains("limit"),
-        "{said}"
-    );
+    let said = client(&user, "users", offset, &["find", "--limit", "many"]).fails();
+    assert!(said.contains("--limit") && said.contains("u32"), "{said}");
     up.stop();
+}
+
+/// What `cargo run --package NAME-client -- --at localhost:PORT ...` does.
+fn client(user: &User, name: &str, offset: u16, arguments: &[&str]) -> Ran {
+    let package = format!("{name}-client");
+    let at = format!("localhost:{}", 8800 + offset);
+    let run = ["run", "--quiet", "--package", &package, "--", "--at", &at];
+    user.cargo(&[&run, arguments].concat())
+}
+
+/// Methods of every kind: with a route, with bytes, with a stream, and with names that mean something to clap.
+const EVERY_KIND: &str = r#"    /// Stores a note.
+    async fn put(&self, ctx: Context, help: String, content: Vec<u8>) -> Result<Note, Error>;
+
+    /// Finds a note.
+    #[kit(idempotent, route(GET, "/notes/{id}"))]
+    async fn get(&self, _: Context, id: i32, verbose: Option<bool>) -> Result<Note, Error>;
+
+    /// All notes from one on.
+    async fn watch(
+        &self,
+        ctx: Context,
+        first: u32,
+    ) -> Result<impl Stream<Item = Result<Note, Error>>, Error>;
+
+    /// Does nothing.
+    async fn help(&self, ctx: Context) -> Result<(), Error>;
+"#;
+const NOTE: &str = r#"
+/// What travels.
+#[derive(Debug, serde::Serialize, serde::Deserialize, kit::Message)]
+pub struct Note {
+    /// Which one.
+    pub id: i32,
+    /// What stands there.
+    pub content: Vec<u8>,
+}
+"#;
+/// Their logic; the stream has a type of its own.
+const LOGIC: &str = r#"//! What log-2 does.
+
+use std::{
+    pin::Pin,
+    task::{Context as Task, Poll},
+};
+
+use kit::{Code, Context, Error, Stream};
+
+use crate::api::{Log2, Note};
+
+/// Answers calls.
+#[derive(Clone, Debug, Default)]
+pub struct Handler;
+
+/// Counts to three, then fails.
+#[derive(Debug)]
+pub struct Notes(u32);
+
+impl Stream for Notes {
+    type Item = Result<Note, Error>;
+
+    fn poll_next(mut self: Pin<&mut Self>, _: &mut Task<'_>) -> Poll<Option<Self::Item>> {
+        self.0 += 1;
+        let next = match self.0 {
+            4 => Err(Error::new(Code::DataLoss, "the fourth is lost")),
+            id => note(id.try_into().unwrap_or_default(), Vec::new()),
+        };
+        Poll::Ready(Some(next))
+    }
+}
+
+fn note(id: i32, content: Vec<u8>) -> Result<Note, Error> {
+    Ok(Note { id, content })
+}
+
+impl Log2 for Handler {
+    async fn put(&self, _: Context, help: String, content: Vec<u8>) -> Result<Note, Error> {
+        note(help.len().try_into().unwrap_or_default(), content)
+    }
+
+    async fn get(&self, _: Context, id: i32, verbose: Option<bool>) -> Result<Note, Error> {
+        match verbose {
+            Some(true) => Err(Error::invalid("verbose", "is too much")),
+            _ => note(id, Vec::new()),
+        }
+    }
+
+    #[allow(refining_impl_trait, reason = "it is named")]
+    async fn watch(&self, _: Context, first: u32) -> Result<Notes, Error> {
+        Ok(Notes(first - 1))
+    }
+
+    async fn help(&self, _: Context) -> Result<(), Error> {
+        Ok(())
+    }
+}
+"#;
+
+#[test]
+fn methods_of_every_kind_are_generated_served_and_called_on_both_wires() {
+    let _alone = alone();
+    // Its trait is Log2, its crate log_2, and the module of the macro log2.
+    let user = User::with_service("log-2", EVERY_KIND);
+    user.edit("services/log-2/src/api.rs", |text| format!("{text}{NOTE}"));
+    for arguments in [
+        &["g", "s", "log-2", "--dmw"][..],
+        &["g", "m", "audit", "-s", "log-2"],
+        &["g", "m", "quota", "-s", "log-2", "--endpoint"],
+        &["g", "c", "log-2"],
+    ] {
+        user.kit(arguments).succeeds();
+    }
+    let clippy = [
+        "clippy",
+        "--workspace",
+        "--all-targets",
+        "--",
+        "-D",
+        "warnings",
+    ];
+    user.cargo(&clippy).succeeds();
+    user.cargo(&["fmt", "--all", "--check"]).succeeds();
+    // The names of the implementation's own stream are no reason for a complaint.
+    fs::write(user.path("services/log-2/src/log_2.rs"), LOGIC).unwrap();
+    user.kit(&["g", "s", "log-2", "--check"]).succeeds();
+    user.cargo(&clippy).succeeds();
+    let proto = user.kit(&["g", "proto", "log-2"]).succeeds();
+    assert!(proto.contains("returns (stream Note)"), "{proto}");
+
+    let offset = free_offset();
+    let (up, _) = Up::start(&user, offset, &[]);
+    let file = user.path("bytes");
+    fs::write(&file, [0, 255]).unwrap();
+    let file = format!("@{}", file.display());
+    for wire in [&[][..], &["--grpc"]] {
+        let client =
+            |arguments: &[&str]| client(&user, "log-2", offset, &[wire, arguments].concat());
+        let json =
+            |ran: Ran| -> serde_json::Value { serde_json::from_str(&ran.succeeds()).unwrap() };
+        let put = client(&["put", "--help", "me", "--content", &file]);
+        assert_eq!(
+            json(put),
+            serde_json::json!({ "id": 2, "content": [0, 255] })
+        );
+        let put = client(&["put", "--help", "me", "--content", "-A"]);
+        assert_eq!(json(put)["content"], serde_json::json!([45, 65]));
+        let got = client(&["get", "--id", "-7"]);
+        assert_eq!(json(got)["id"], -7);
+        let got = client(&["get", "--id", "7", "--verbose", "true"]).fails();
+        assert!(got.contains("verbose: is too much"), "{got}");
+        let watched = client(&["watch", "--first", "2"]);
+        let said = watched.fails();
+        assert!(said.contains("the fourth is lost"), "{said}");
+        let items = "{\"id\":2,\"content\":[]}\n{\"id\":3,\"content\":[]}\n";
+        assert_eq!(watched.stdout(), items);
+        assert_eq!(client(&["help"]).succeeds(), "{}\n");
+    }
+    up.stop();
+}
+
+#[test]
+fn a_service_is_built_with_the_toolkit_out_of_a_git_repository() {
+    let _alone = alone();
+    let tmp = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let git = |arguments: &[&str]| {
+        let output = Command::new("git")
+            .args(arguments)
+            .output()
+            .expect("git is needed");
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    };
+    if !root.join(".git").exists() {
+        println!("NOT TESTED, for this is no clone: the toolkit out of a git repository");
+        return;
+    }
+    // What is committed here, under a branch and a tag, and a home of cargo that has what others have downloaded.
+    let (clone, home) = (tmp.join("kit.git"), tmp.join("cargo-home"));
+    let _ = fs::remove_dir_all(&clone);
+    let _ = fs::remove_dir_all(&home);
+    let at = clone.to_str().unwrap();
+    git(&["clone", "--quiet", "--bare", root.to_str().unwrap(), at]);
+    for (kind, name) in [("branch", "next"), ("tag", "v0.0.1")] {
+        git(&["-C", at, kind, "--force", name, "HEAD"]);
+    }
+    let revision = git(&["-C", at, "rev-parse", "HEAD"]);
+    fs::create_dir_all(&home).unwrap();
+    let usual = env::var_os("CARGO_HOME").map(PathBuf::from);
+    let usual = usual.unwrap_or_else(|| Path::new(&env::var_os("HOME").unwrap()).join(".cargo"));
+    for shared in ["registry", "config.toml"] {
+        if usual.join(shared).exists() {
+            std::os::unix::fs::symlink(usual.join(shared), home.join(shared)).unwrap();
+        }
+    }
+    let build = |reference: &str, command: &[&str]| {
+        let user = User::in_an_empty_folder();
+        let url = format!("file://{at}{reference}");
+        user.kit(&["new", "service", "users", "--kit", &url])
+            .succeeds();
+        user.edit("services/users/src/api.rs", |text| {
+            with_methods(
+                text,
+                "    async fn forget(&self, ctx: Context) -> Result<(), Error>;\n",
+            )
+        });
+        user.kit(&["generate", "service", "users"]).succeeds();
+        // The versions that were downloaded; a newcomer gets the newest.
+        fs::copy(root.join("Cargo.lock"), user.path("Cargo.lock")).unwrap();
+        user.cargo_at(&home, command).succeeds()
+    };
+    for reference in ["#branch=next", "#v0.0.1", &format!("#{revision}")] {
+        let said = build(reference, &["metadata", "--format-version=1"]);
+        assert!(said.contains(&revision), "{reference}: {said}");
+    }
+    build("", &["clippy", "--all-targets", "--", "-D", "warnings"]);
 }

@@ -81,6 +81,16 @@ impl User {
         )
     }
 
+    /// Types `cargo ...` where cargo keeps what it downloads in `home`.
+    pub(crate) fn cargo_at(&self, home: &Path, arguments: &[&str]) -> Ran {
+        self.run(
+            Command::new(env!("CARGO"))
+                .args(arguments)
+                .env_remove("RUSTFLAGS")
+                .env("CARGO_HOME", home),
+        )
+    }
+
     fn run(&self, command: &mut Command) -> Ran {
         let output = command
             .current_dir(self.folder.path())

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Result, bail};
 use quote::ToTokens;
-use syn::{Item, ItemImpl, spanned::Spanned};
+use syn::{ExprLit, Item, ItemImpl, Lit, Pat, spanned::Spanned};
 
 use super::{Method, Source, functions};
 
@@ -146,6 +146,44 @@ impl Source {
         at.is_some()
     }
 
+    /// The texts that the `match` at the end of a function knows.
+    pub(crate) fn known(&self, function: &str) -> Vec<String> {
+        let arms = self.arms(function).unwrap_or_default();
+        let text = |arm: &syn::Arm| match &arm.pat {
+            Pat::Lit(ExprLit {
+                lit: Lit::Str(text),
+                ..
+            }) => Some(text.value()),
+            _ => None,
+        };
+        arms.iter().filter_map(text).collect()
+    }
+
+    /// Adds arms before the last one of the `match` at the end of a function; `false` if there is none.
+    pub(crate) fn add_arms(&self, function: &str, arms: &str, into: &mut Insertions) -> bool {
+        let last = self.arms(function).and_then(<[_]>::last);
+        let at = last.and_then(|last| {
+            let begin = last.span().byte_range().start;
+            let line = self.text[..begin].rfind('\n').map_or(0, |end| end + 1);
+            self.text[line..begin].trim().is_empty().then_some(line)
+        });
+        if let Some(at) = at {
+            into.add(at, arms.to_owned());
+        }
+        at.is_some()
+    }
+
+    fn arms(&self, function: &str) -> Option<&[syn::Arm]> {
+        let block = self.file.items.iter().find_map(|item| match item {
+            Item::Fn(item) if item.sig.ident == function => Some(&item.block),
+            _ => None,
+        });
+        match block?.stmts.last()? {
+            syn::Stmt::Expr(syn::Expr::Match(item), _) => Some(&item.arms),
+            _ => None,
+        }
+    }
+
     /// Adds text at the end.
     pub(crate) fn add_at_end(&self, text: &str, into: &mut Insertions) {
         into.add(self.text.len(), text.to_owned());
@@ -273,6 +311,22 @@ mod tests {
         assert!(
             after.ends_with("    async fn b(&self) {}\r\n\r\n    async fn c(&self) {}\r\n}\r\n"),
             "{after:?}"
+        );
+    }
+
+    #[test]
+    fn arms_go_before_the_last_one_of_the_match() {
+        let source = source(
+            "fn call(name: &str) -> u8 {\n    match name {\n        \"a\" => 1,\n        _ => 0,\n    }\n}\n",
+        );
+        assert_eq!(source.known("call"), ["a"]);
+        let mut insertions = Insertions::default();
+        assert!(source.add_arms("call", "        \"b\" => 2,\n", &mut insertions));
+        assert!(!source.add_arms("other", "", &mut insertions));
+        assert!(
+            source
+                .with(insertions)
+                .contains("        \"a\" => 1,\n        \"b\" => 2,\n        _ => 0,\n")
         );
     }
 

@@ -10,10 +10,12 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use proc_macro2::{TokenStream, TokenTree};
 use quote::ToTokens;
 use syn::{
-    FnArg, ImplItem, ImplItemFn, Item, ItemImpl, ItemTrait, ReturnType, Signature, TraitItem, Type,
-    spanned::Spanned, visit::Visit,
+    Expr, ExprLit, FnArg, ImplItem, ImplItemFn, Item, ItemImpl, ItemTrait, Lit, Meta, ReturnType,
+    Signature, Token, TraitItem, Type, parse::Parser, punctuated::Punctuated, spanned::Spanned,
+    visit::Visit,
 };
 
 pub(crate) use self::insert::Insertions;
@@ -35,10 +37,14 @@ pub(crate) struct Method {
     pub(crate) signature: String,
     /// The names of the arguments after `&self`.
     pub(crate) arguments: Vec<String>,
-    /// The types of the arguments after `&self`, and what is returned, in a form that can be compared.
+    /// The types of the arguments after `&self`, in a form that can be compared.
     types: Vec<String>,
+    /// What is returned, likewise.
+    output: String,
     /// Names of types that the signature takes from the file in which it stands.
     mentions: BTreeSet<String>,
+    /// Whether it has a verb and a path of its own.
+    pub(crate) has_route: bool,
     /// The number of its line.
     pub(crate) line: usize,
 }
@@ -78,15 +84,40 @@ impl Source {
     /// All traits with `#[kit::service]` before them.
     pub(crate) fn services(&self) -> impl Iterator<Item = &ItemTrait> {
         self.file.items.iter().filter_map(|item| match item {
-            Item::Trait(item) => {
-                let is_service = |attribute: &syn::Attribute| {
-                    let last = attribute.path().segments.last();
-                    last.is_some_and(|last| last.ident == "service")
-                };
-                item.attrs.iter().any(is_service).then_some(item)
-            }
+            Item::Trait(item) => service_attribute(item).map(|_| item),
             _ => None,
         })
+    }
+
+    /// The line of `#[kit::service]` before a trait, and what it is with `setting` put in.
+    pub(crate) fn with_setting(&self, item: &ItemTrait, setting: &str) -> Option<(&str, String)> {
+        let attribute = service_attribute(item)?;
+        let (at, piece) = match &attribute.meta {
+            Meta::List(list) => {
+                let end = list.delimiter.span().close().byte_range().start;
+                let is_first = list.tokens.is_empty();
+                (
+                    end,
+                    if is_first {
+                        setting.to_owned()
+                    } else {
+                        format!(", {setting}")
+                    },
+                )
+            }
+            _ => {
+                let end = attribute.meta.span().byte_range().end;
+                (end, format!("({setting})"))
+            }
+        };
+        let begin = self.text[..at].rfind('\n').map_or(0, |end| end + 1);
+        let end = self.text[at..]
+            .find('\n')
+            .map_or(self.text.len(), |end| at + end);
+        let line = self.text[begin..end].trim_end_matches('\r');
+        let mut grown = line.to_owned();
+        grown.insert_str(at - begin, &piece);
+        Some((line, grown))
     }
 
     /// The blocks that implement the trait `name`, those of tests left out.
@@ -107,6 +138,21 @@ impl Source {
         })
     }
 
+    /// Whether a function that stands here is a test.
+    pub(crate) fn has_test(&self) -> bool {
+        #[derive(Default)]
+        struct Tests(bool);
+        impl Visit<'_> for Tests {
+            fn visit_attribute(&mut self, attribute: &syn::Attribute) {
+                let last = attribute.path().segments.last();
+                self.0 |= last.is_some_and(|last| last.ident == "test");
+            }
+        }
+        let mut tests = Tests::default();
+        tests.visit_file(&self.file);
+        tests.0
+    }
+
     /// Whether the module `name` is declared here.
     pub(crate) fn has_module(&self, name: &str) -> bool {
         let is_it = |item: &Item| matches!(item, Item::Mod(module) if module.ident == name);
@@ -115,23 +161,25 @@ impl Source {
 
     /// Whether something that is no comment says `word`.
     pub(crate) fn says(&self, word: &str) -> bool {
-        fn within(stream: proc_macro2::TokenStream, word: &str) -> bool {
-            stream.into_iter().any(|token| match token {
-                proc_macro2::TokenTree::Ident(ident) => ident == word,
-                proc_macro2::TokenTree::Group(group) => within(group.stream(), word),
-                _ => false,
-            })
-        }
-        within(self.file.to_token_stream(), word)
+        says(self.file.to_token_stream(), word)
     }
 
     /// The methods of a trait that stands here.
     pub(crate) fn trait_methods(&self, item: &ItemTrait) -> Vec<Method> {
         let functions = item.items.iter().filter_map(|item| match item {
-            TraitItem::Fn(function) => Some(&function.sig),
+            TraitItem::Fn(function) => Some(function),
             _ => None,
         });
-        functions.map(|signature| self.method(signature)).collect()
+        let has_route = |attribute: &syn::Attribute| match &attribute.meta {
+            Meta::List(list) => says(list.tokens.clone(), "route"),
+            _ => false,
+        };
+        functions
+            .map(|function| Method {
+                has_route: function.attrs.iter().any(has_route),
+                ..self.method(&function.sig)
+            })
+            .collect()
     }
 
     /// The methods of an implementation that stands here.
@@ -156,16 +204,19 @@ impl Source {
             types.push(comparable(&typed.ty));
             mentions.visit_type(&typed.ty);
         }
-        if let ReturnType::Type(_, output) = &signature.output {
-            types.push(comparable(output));
-            mentions.visit_type(output);
+        let mut output = String::new();
+        if let ReturnType::Type(_, ty) = &signature.output {
+            output = comparable(ty);
+            mentions.visit_type(ty);
         }
         Method {
             name: signature.ident.to_string(),
             signature: self.slice(signature).to_owned(),
             arguments,
             types,
+            output,
             mentions: mentions.0,
+            has_route: false,
             line: signature.ident.span().start().line,
         }
     }
@@ -183,21 +234,89 @@ impl Method {
     }
 
     /// Whether another of this name takes and returns the same, as far as can be seen without resolving names.
+    ///
+    /// Where the trait promises some stream, an implementation may name its own.
     pub(crate) fn agrees_with(&self, other: &Self) -> bool {
-        self.types == other.types
+        let may_differ = self.streams() && other.output.starts_with("Result<");
+        self.types == other.types && (self.output == other.output || may_differ)
+    }
+
+    /// A request of it in JSON, whose arguments are made up; `None` if they cannot be.
+    pub(crate) fn example(&self) -> Option<String> {
+        let arguments = self.arguments.iter().zip(&self.types).skip(1);
+        let fields = arguments.filter_map(|(name, ty)| {
+            let value = match &*first_word(ty) {
+                "Option" => return None,
+                "String" => "\"test\"",
+                "bool" => "true",
+                "i32" | "i64" | "u32" | "u64" | "f32" | "f64" => "1",
+                "Vec" => "[]",
+                "HashMap" | "BTreeMap" => "{}",
+                _ => return Some(None),
+            };
+            Some(Some(format!("\"{}\": {value}", plain(name))))
+        });
+        let fields: Option<Vec<_>> = fields.collect();
+        Some(format!("{{{}}}", fields?.join(", ")))
+    }
+
+    /// Whether it answers with a stream.
+    pub(crate) fn streams(&self) -> bool {
+        self.output.starts_with("Result<impl")
     }
 
     /// Whether all arguments after the context are of types that have a default, whatever stands in the file.
     pub(crate) fn takes_defaults(&self) -> bool {
-        let own = &self.types[..self.arguments.len().min(self.types.len())];
-        own.iter().skip(1).all(|ty| {
-            let first: String = ty
-                .chars()
-                .take_while(|letter| letter.is_alphanumeric())
-                .collect();
-            HAVE_DEFAULTS.contains(&&*first)
-        })
+        let mut own = self.types.iter().skip(1);
+        own.all(|ty| HAVE_DEFAULTS.contains(&&*first_word(ty)))
     }
+}
+
+/// `#[kit::service]`, where it stands before a trait.
+fn service_attribute(item: &ItemTrait) -> Option<&syn::Attribute> {
+    item.attrs.iter().find(|attribute| {
+        let last = attribute.path().segments.last();
+        last.is_some_and(|last| last.ident == "service")
+    })
+}
+
+/// What `#[kit::service(key = "...")]` says before a trait.
+pub(crate) fn setting(item: &ItemTrait, key: &str) -> Option<String> {
+    let Meta::List(list) = &service_attribute(item)?.meta else {
+        return None;
+    };
+    let settings = Punctuated::<Meta, Token![,]>::parse_terminated;
+    let settings = settings.parse2(list.tokens.clone()).ok()?;
+    settings.iter().find_map(|setting| match setting {
+        Meta::NameValue(pair) if pair.path.is_ident(key) => match &pair.value {
+            Expr::Lit(ExprLit {
+                lit: Lit::Str(text),
+                ..
+            }) => Some(text.value()),
+            _ => None,
+        },
+        _ => None,
+    })
+}
+
+/// Whether an implementation of the trait `name` is one for whatever implements that trait, as a middleware is.
+pub(crate) fn is_around(item: &ItemImpl, name: &str) -> bool {
+    let is_trait = |bound: &syn::TypeParamBound| match bound {
+        syn::TypeParamBound::Trait(bound) => {
+            let last = bound.path.segments.last();
+            last.is_some_and(|last| last.ident == name)
+        }
+        _ => false,
+    };
+    let generics = &item.generics;
+    let clauses = generics.where_clause.iter().flat_map(|all| &all.predicates);
+    let mut clauses = clauses.filter_map(|clause| match clause {
+        syn::WherePredicate::Type(clause) => Some(&clause.bounds),
+        _ => None,
+    });
+    let mut parameters = generics.type_params().map(|parameter| &parameter.bounds);
+    parameters.any(|bounds| bounds.iter().any(is_trait))
+        || clauses.any(|bounds| bounds.iter().any(is_trait))
 }
 
 fn functions(item: &ItemImpl) -> impl Iterator<Item = &ImplItemFn> {
@@ -222,6 +341,25 @@ fn module(folder: &Path, path: &Path) -> String {
     }
     words.insert(0, "crate".to_owned());
     words.join("::")
+}
+
+fn says(stream: TokenStream, word: &str) -> bool {
+    stream.into_iter().any(|token| match token {
+        TokenTree::Ident(ident) => ident == word,
+        TokenTree::Group(group) => says(group.stream(), word),
+        _ => false,
+    })
+}
+
+/// The name of an argument or a method, without the `r#` that lets it be a word of the language.
+pub(crate) fn plain(name: &str) -> &str {
+    name.strip_prefix("r#").unwrap_or(name)
+}
+
+fn first_word(ty: &str) -> String {
+    ty.chars()
+        .take_while(|letter| letter.is_alphanumeric())
+        .collect()
 }
 
 /// A type without the modules before its names.
@@ -252,6 +390,14 @@ impl<'ast> Visit<'ast> for Mentions {
             self.0.insert(first.ident.to_string());
         }
         syn::visit::visit_type_path(self, path);
+    }
+
+    // What stands after `impl` is no type but a trait: `impl Stream<Item = ...>`.
+    fn visit_trait_bound(&mut self, bound: &'ast syn::TraitBound) {
+        if let Some(first) = bound.path.segments.first() {
+            self.0.insert(first.ident.to_string());
+        }
+        syn::visit::visit_trait_bound(self, bound);
     }
 }
 

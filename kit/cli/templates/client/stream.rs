@@ -1,0 +1,1 @@
+        "__plain__" => print_all(client.__method__(__arguments__).await.map_err(told)?).await,
