@@ -4,17 +4,17 @@ use std::{
     fmt,
     num::{NonZeroU64, NonZeroU128},
     str::FromStr,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+    sync::Arc,
     time::Duration,
 };
 
 use http::Extensions;
 use tokio::time::Instant;
 
-use crate::name::Method;
+use crate::{
+    name::Method,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+};
 
 /// What is known about one call beside its arguments.
 ///
@@ -375,6 +375,19 @@ mod tests {
                 "{bad:?}"
             );
         }
+    }
+
+    #[cfg(kit_loom)]
+    #[test]
+    fn in_every_order_one_of_two_attempts_side_by_side_is_remembered_at_least() {
+        loom::model(|| {
+            let tried = Tried::default();
+            let theirs = tried.clone();
+            let other = loom::thread::spawn(move || theirs.add(1));
+            tried.add(2);
+            other.join().unwrap();
+            assert!(tried.contains(1) || tried.contains(2));
+        });
     }
 
     proptest! {

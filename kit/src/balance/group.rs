@@ -3,10 +3,7 @@
 use std::{
     cmp::Ordering,
     iter,
-    sync::{
-        Arc, OnceLock,
-        atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
-    },
+    sync::{Arc, OnceLock},
 };
 
 use rand::{Rng, RngExt};
@@ -21,7 +18,12 @@ use super::{
     picker::Source,
     ring::{self, Point},
 };
-use crate::{Rejection, endpoint::Endpoint, policy::Admit};
+use crate::{
+    Rejection,
+    endpoint::Endpoint,
+    policy::Admit,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+};
 
 /// The part of its share that an endpoint gets from its first moment.
 const LEAST_RAMP: f32 = 0.1;
@@ -320,6 +322,8 @@ fn made<T>(cell: &OnceLock<Box<[T]>>, make: impl FnOnce() -> Box<[T]>) -> &[T] {
 }
 
 fn serial() -> u32 {
+    use std::sync::atomic::AtomicU32;
+
     static NEXT: AtomicU32 = AtomicU32::new(1);
     loop {
         match NEXT.fetch_add(1, Relaxed) {
@@ -408,5 +412,32 @@ impl<S, G: Admit> Candidate<View<'_>> for Member<S, G> {
 
     fn admit(&self, view: &View<'_>) -> Result<G::Permit, Rejection> {
         self.node.gate.admit(view.now)
+    }
+}
+
+#[cfg(all(test, kit_loom))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn in_every_order_one_counts_and_the_other_goes_on_with_the_last_count() {
+        loom::model(|| {
+            let tally = Arc::new(Tally::new());
+            assert_eq!(tally.recent(0, || 7), 7);
+            let counted = Arc::new(AtomicU64::new(0));
+            let count = |tally: &Tally, counted: &AtomicU64| {
+                tally.recent(Tally::FRESH_MILLIS, || {
+                    counted.fetch_add(1, Relaxed);
+                    9
+                })
+            };
+            let (theirs, seen) = (Arc::clone(&tally), Arc::clone(&counted));
+            let other = loom::thread::spawn(move || count(&theirs, &seen));
+            let mut found = [count(&tally, &counted), other.join().unwrap()];
+            found.sort_unstable();
+            assert!(matches!(found, [7 | 9, 9]), "{found:?}");
+            assert_eq!(counted.load(Relaxed), 1);
+            assert_eq!(tally.recent(Tally::FRESH_MILLIS, || 11), 9);
+        });
     }
 }

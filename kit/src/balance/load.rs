@@ -4,14 +4,12 @@
 //! average that jumps up with a slow answer at once and comes down slowly; a failure, however fast, counts as a
 //! slow answer that is forgotten sooner. Nothing here is written by reading: a read projects the decay to now.
 
-use std::{
-    sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
-    time::Duration,
-};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::BalanceConfig;
+use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
 /// Below it all latencies are the same, and what is in flight decides.
 const LEAST: f32 = 1e-6;
@@ -378,5 +376,46 @@ mod tests {
         let before = start + millis(u64::from(u32::MAX) - 10);
         load.answered(before, millis(500), &CONFIG);
         assert!(load.score(before + millis(10_000), &CONFIG) < 0.19);
+    }
+
+    /// What `value` is at 60 s, after it was 5 at 0 s and two threads did what they do at 60 s.
+    #[cfg(kit_loom)]
+    fn in_every_order(
+        one: fn(&Decaying, u32),
+        other: fn(&Decaying, u32),
+        check: impl Fn(f32) + Send + Sync + 'static,
+    ) {
+        loom::model(move || {
+            let value = std::sync::Arc::new(Decaying::default());
+            value.raise(0, 5.0, CONFIG.forgiveness);
+            let shared = std::sync::Arc::clone(&value);
+            let other = loom::thread::spawn(move || other(&shared, 60_000));
+            one(&value, 60_000);
+            other.join().unwrap();
+            check(value.at(60_000, CONFIG.forgiveness).unwrap());
+        });
+    }
+
+    #[cfg(kit_loom)]
+    #[test]
+    fn in_every_order_the_higher_of_two_samples_stays() {
+        let high: fn(&Decaying, u32) = |value, now| value.raise(now, 2.0, CONFIG.forgiveness);
+        let low: [fn(&Decaying, u32); 2] = [
+            |value, now| value.raise(now, 1.0, CONFIG.forgiveness),
+            |value, now| value.learn(now, 1.0, CONFIG.forgiveness),
+        ];
+        for low in low {
+            in_every_order(high, low, |value| assert_eq!(value, 2.0));
+        }
+    }
+
+    #[cfg(kit_loom)]
+    #[test]
+    fn in_every_order_a_penalty_that_is_new_is_not_forgotten_with_the_old_one() {
+        in_every_order(
+            |value, now| value.forget(now, CONFIG.forgiveness),
+            |value, now| value.raise(now, 5.0, CONFIG.forgiveness),
+            |value| assert_eq!(value, 5.0),
+        );
     }
 }

@@ -3,21 +3,16 @@
 //! After the `max_ejection_percent` of Envoy's outlier detection: where most peers seem to fail, what they share, or
 //! the caller itself, is the more likely culprit, and whoever is left would be overrun.
 
-use std::{
-    fmt,
-    sync::{
-        Arc,
-        atomic::{
-            AtomicBool, AtomicU64,
-            Ordering::{AcqRel, Acquire, Relaxed},
-        },
-    },
-};
+use std::{fmt, sync::Arc};
 
 use crate::{
     event::{Event, SharedObserver},
     name::ServiceName,
     policy::Ratio,
+    sync::atomic::{
+        AtomicBool, AtomicU64,
+        Ordering::{AcqRel, Acquire, Relaxed},
+    },
 };
 
 /// The circuits that guard the endpoints of one upstream, see [`Circuit::in_fleet`](super::Circuit::in_fleet).

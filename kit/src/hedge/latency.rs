@@ -1,14 +1,13 @@
 //! Which latency a share of the answers stays under: no tower, no lock, no clock of its own.
 
-use std::{
-    array,
-    sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
-    time::Duration,
-};
+use std::{array, time::Duration};
 
 use tokio::time::Instant;
 
-use crate::policy::Ratio;
+use crate::{
+    policy::Ratio,
+    sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
+};
 
 /// Parts that each doubling of the latency is divided into: a quantile is at most an eighth too high.
 const STEP_BITS: u32 = 3;
@@ -160,6 +159,20 @@ mod tests {
             let found = found.unwrap().as_micros() as u64;
             prop_assert!(percent == 0 || expected < found && found <= expected + expected / 8 + 1);
         }
+    }
+
+    #[cfg(kit_loom)]
+    #[test]
+    fn in_every_order_each_period_is_told_of_once() {
+        loom::model(|| {
+            let seen = std::sync::Arc::new(AtomicU64::new(0));
+            let theirs = std::sync::Arc::clone(&seen);
+            // They see the clock at different times.
+            let other = loom::thread::spawn(move || passed(&theirs, REFRESH * 3, REFRESH));
+            let told = [passed(&seen, REFRESH * 2, REFRESH), other.join().unwrap()];
+            assert_eq!(told.into_iter().flatten().sum::<u64>(), seen.load(Relaxed));
+            assert!(seen.load(Relaxed) >= 2);
+        });
     }
 
     #[test]

@@ -145,3 +145,39 @@ fn threads_together_eject_no_more_than_may_be() {
     let most = most.into_inner();
     assert!(0 < most && most <= 8, "{most}");
 }
+
+#[cfg(kit_loom)]
+#[test]
+fn in_every_order_no_more_than_may_be_are_ejected() {
+    let half = Ratio::new(0.5).unwrap();
+    loom::model(move || {
+        let fleet = Fleet::new("users".parse().unwrap(), nobody());
+        let [first, second, _third] = [(); 3].map(|()| fleet.join());
+        let other = loom::thread::spawn(move || (first.eject(half), first));
+        let mine = second.eject(half);
+        let (theirs, _first) = other.join().unwrap();
+        assert!(mine != theirs);
+        assert_eq!(fleet.ejected(), 1);
+    });
+}
+
+#[cfg(kit_loom)]
+#[test]
+fn in_every_order_who_leaves_makes_room_once() {
+    let half = Ratio::new(0.5).unwrap();
+    loom::model(move || {
+        let fleet = Fleet::new("users".parse().unwrap(), nobody());
+        let [first, second, _third] = [(); 3].map(|()| fleet.join());
+        assert!(first.eject(half));
+        let other = loom::thread::spawn(move || {
+            first.restore();
+            drop(first);
+        });
+        let ejected = second.eject(half);
+        other.join().unwrap();
+        assert_eq!(
+            (fleet.ejected(), fleet.members()),
+            (usize::from(ejected), 2)
+        );
+    });
+}

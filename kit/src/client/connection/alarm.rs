@@ -1,11 +1,13 @@
 //! Who is woken when something happens on a connection.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard},
+    sync::Arc,
     task::{Wake, Waker},
 };
 
 use tokio::sync::Notify;
+
+use crate::sync::{Mutex, MutexGuard};
 
 /// The waker of one HTTP/1 connection, the same for as long as it lives.
 ///
@@ -110,5 +112,58 @@ impl Wake for Alarm {
                 }
             }
         }
+    }
+}
+
+#[cfg(all(test, kit_loom))]
+mod tests {
+    use super::*;
+    use crate::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+
+    /// Counts how often it was woken.
+    struct Task(AtomicUsize);
+
+    impl Wake for Task {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, SeqCst);
+        }
+    }
+
+    /// What a task does with a connection, while something happens on that.
+    fn in_every_order(with: impl Fn(&Alarm, &Waker) -> bool + Send + Sync + 'static) {
+        loom::model(move || {
+            let alarm = Arc::new(Alarm::new(Arc::default()));
+            let task = Arc::new(Task(AtomicUsize::new(0)));
+            let happens = Arc::clone(&alarm);
+            let other = loom::thread::spawn(move || happens.wake());
+            let seen = with(&alarm, &Arc::clone(&task).into());
+            other.join().unwrap();
+            let woken = task.0.load(SeqCst);
+            assert!(woken <= 1);
+            assert!(seen || woken == 1 || alarm.take_stirred());
+        });
+    }
+
+    #[test]
+    fn in_every_order_who_waits_is_woken_or_told_to_look_again() {
+        in_every_order(|alarm, task| !alarm.wait(task));
+        // It looks once more before it waits.
+        in_every_order(|alarm, task| !alarm.wait(task) || !alarm.wait(task));
+        in_every_order(|alarm, task| !alarm.wait(task) || alarm.poll(task));
+    }
+
+    #[test]
+    fn in_every_order_what_happens_when_a_connection_is_put_aside_is_remembered() {
+        in_every_order(|alarm, _| {
+            alarm.rest();
+            false
+        });
+        in_every_order(|alarm, task| {
+            if !alarm.wait(task) {
+                return true;
+            }
+            alarm.rest();
+            false
+        });
     }
 }
