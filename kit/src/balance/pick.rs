@@ -229,7 +229,7 @@ fn sample<'a, C>(
 
 #[cfg(test)]
 mod tests {
-    use std::{cell::Cell, time::Duration};
+    use std::{cell::Cell, cmp::Ordering, time::Duration};
 
     use proptest::prelude::*;
     use rand::{SeedableRng, rngs::StdRng};
@@ -444,6 +444,77 @@ mod tests {
                     let untried = before.iter().any(|f| usable(f) && !f.tried);
                     prop_assert!(!(picked.tried && untried));
                 }
+            }
+        }
+    }
+    /// The model: of all that will do, any two, and the better one of these; the chance that each has.
+    fn chances(fakes: &[Fake]) -> Vec<f64> {
+        let open = |f: &Fake| f.permits.get() > 0;
+        let choices: [&dyn Fn(&Fake) -> bool; 2] = [&|f| open(f) && !f.tried, &open];
+        let groups = choices.map(|will_do| {
+            let (indices, _): (Vec<_>, Vec<_>) =
+                fakes.iter().enumerate().filter(|(_, f)| will_do(f)).unzip();
+            indices
+        });
+        let group: Vec<usize> = groups.into_iter().find(|group| !group.is_empty()).unwrap();
+        let mut chances = vec![0.0; fakes.len()];
+        if let [only] = group[..] {
+            chances[only] = 1.0;
+        }
+        let pairs = (group.len() * (group.len() - 1)) as f64;
+        for (a, b) in group
+            .iter()
+            .flat_map(|a| group.iter().map(move |b| (*a, *b)))
+        {
+            if a != b {
+                let share = match fakes[a].load.total_cmp(&fakes[b].load) {
+                    Ordering::Less => 1.0,
+                    Ordering::Equal => 0.5,
+                    Ordering::Greater => 0.0,
+                };
+                chances[a] += 2.0 * share / pairs;
+            }
+        }
+        chances
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+
+        /// So of two that will do the cheaper one is always picked, and the dearest of three or more never.
+        #[test]
+        fn each_is_picked_as_often_as_it_is_the_better_one_of_any_two(
+            fakes in prop::collection::vec((any::<bool>(), 1_u8..6, any::<bool>()), 1..40),
+            few in any::<bool>(),
+            seed: u64,
+        ) {
+            const PICKS: usize = 2_000;
+            let mut left = if few { 2 } else { usize::MAX };
+            let fakes: Vec<_> = fakes
+                .into_iter()
+                .map(|(open, load, tried)| {
+                    let will_do = open && !tried && left > 0;
+                    left -= usize::from(will_do);
+                    // Others that will do are none, where there are to be few.
+                    let tried = tried || open && !will_do;
+                    fake(if open { u32::MAX } else { 0 }, f32::from(load), tried)
+                })
+                .collect();
+            prop_assume!(fakes.iter().any(|f| f.permits.get() > 0));
+            let chances = chances(&fakes);
+            let fakes = Chunked::from_iter(fakes);
+            let mut rng = StdRng::seed_from_u64(seed);
+            let mut counts = vec![0_u32; fakes.len()];
+            for _ in 0..PICKS {
+                let (picked, _) = pick(&fakes, Ratio::ZERO, &mut rng).unwrap().unwrap();
+                counts[fakes.iter().position(|f| std::ptr::eq(f, picked)).unwrap()] += 1;
+            }
+            for (count, chance) in counts.into_iter().zip(chances) {
+                let expected = chance * PICKS as f64;
+                // Six standard deviations; nothing where chance has no say.
+                let error = (expected * (1.0 - chance).max(0.0)).sqrt() * 6.0;
+                let error = if error < 1e-6 { 1e-6 } else { error + 5.0 };
+                prop_assert!((f64::from(count) - expected).abs() <= error, "{count} and not {expected}");
             }
         }
     }
