@@ -8,7 +8,7 @@ use std::{
 use kit::{
     Code,
     circuit_breaker::{Circuit, CircuitBreakerConfig, CircuitBreakerLayer, CircuitState},
-    client::{ClientConfig, Outbound},
+    client::{ClientConfig, Outbound, Whole},
     clock::SharedClockLayer,
     coalesce::{Coalesce, CoalesceConfig, CoalesceLayer},
     concurrency::{Adaptive, ConcurrencyConfig, ConcurrencyLimitLayer},
@@ -173,6 +173,31 @@ mod circuit_breaker_with_one_probe {
     }
 }
 
+mod between_attempts {
+    use super::*;
+
+    /// Hedges are under way side by side, and so are never waited for with none.
+    #[tokio::test(start_paused = true)]
+    async fn retry_releases_everything_when_dropped() {
+        releases_everything_when_dropped_between_attempts(retry()).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn fallback_releases_everything_when_dropped() {
+        releases_everything_when_dropped_between_attempts(slow_fallback()).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn outbound_releases_everything_when_dropped() {
+        releases_everything_when_dropped_between_attempts(outbound()).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn outbound_with_hedges_releases_everything_when_dropped() {
+        releases_everything_when_dropped_between_attempts(outbound_with_hedges()).await;
+    }
+}
+
 fn retry() -> RetryLayer {
     RetryLayer::new(RetryConfig::default(), Budget::default(), nobody())
 }
@@ -229,6 +254,21 @@ fn fallback() -> FallbackLayer<fn(&Request<Body>) -> HandOn> {
     FallbackLayer::new(|_| std::future::ready, nobody())
 }
 contract!(fallback);
+
+type HandOnSlowly = fn(Failed) -> Pin<Box<dyn Future<Output = Failed> + Send>>;
+
+/// What it answers instead takes its time.
+fn slow_fallback() -> FallbackLayer<fn(&Request<Body>) -> HandOnSlowly> {
+    let slowly: fn(&Request<Body>) -> HandOnSlowly = |_| {
+        |failed| {
+            Box::pin(async {
+                tokio::time::sleep(SECOND * 9).await;
+                failed
+            })
+        }
+    };
+    FallbackLayer::new(slowly, nobody())
+}
 
 const FAILING: FaultConfig = FaultConfig {
     delay: None,
@@ -308,6 +348,23 @@ fn inbound() -> Inbound {
     Inbound::from_config(&config, &"users".parse().unwrap())
 }
 contract!(inbound, Spoil::Hold);
+
+/// Waits for the body of an answer, of which there is none here.
+#[derive(Clone)]
+struct WholeLayer;
+
+impl Layer<Inner> for WholeLayer {
+    type Service = Whole<Inner>;
+
+    fn layer(&self, inner: Inner) -> Whole<Inner> {
+        Whole::new(inner, 1024)
+    }
+}
+
+fn whole() -> WholeLayer {
+    WholeLayer
+}
+contract!(whole);
 
 /// The whole way of a call through a client, without its balancer.
 fn outbound() -> Outbound {

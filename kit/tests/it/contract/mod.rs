@@ -17,7 +17,7 @@ use http::{Request, Response, StatusCode};
 use kit::{Body, BoxError};
 use tokio_test::task;
 use tower::{Layer, Service};
-use tower_test::mock::{Handle, Mock, Spawn, pair};
+use tower_test::mock::{Handle, Mock, SendResponse, Spawn, pair};
 
 use crate::architecture::rust_files;
 
@@ -168,6 +168,86 @@ where
     assert!(call(&mut service, &mut peer, StatusCode::OK).await);
 }
 
+/// What happens on the way of a call, one after the other.
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Poll,
+    /// The inner service is not ready for another call, or is again.
+    Ready(bool),
+    /// So much time passes.
+    Wait(Duration),
+    /// The peer answers whatever it was asked, with this status.
+    Answer(StatusCode),
+}
+
+/// Drops a call's future wherever it may wait on the way from one attempt to the next: for the second one to be due, for
+/// the service to be ready for it, for its answer.
+async fn releases_everything_when_dropped_between_attempts<L>(layer: L)
+where
+    L: Layer<Inner, Service: Subject>,
+{
+    use Step::{Answer, Poll, Ready, Wait};
+    let failed = Answer(StatusCode::SERVICE_UNAVAILABLE);
+    let hedged = [
+        Poll,
+        Ready(false),
+        Wait(SECOND / 10),
+        Poll,
+        Ready(true),
+        Poll,
+        failed,
+    ];
+    let retried = [
+        Poll,
+        Ready(false),
+        Wait(SECOND),
+        Poll,
+        Ready(true),
+        Poll,
+        failed,
+    ];
+    let steps: Vec<_> = [&hedged[..], &[failed], &retried[..], &retried[..]].concat();
+
+    let (inner, mut peer) = inner();
+    let under_way = Arc::clone(&inner.under_way);
+    let mut service = Spawn::new(layer.layer(inner));
+    let mut waited = Vec::new();
+    for dropped_at in 0..=steps.len() {
+        ready(&mut service);
+        let mut call = task::spawn(service.call(request()));
+        let mut asked = Vec::new();
+        for step in &steps[..dropped_at] {
+            match step {
+                Poll => {
+                    if call.poll().is_ready() {
+                        break;
+                    }
+                    waited.push(under_way.load(Relaxed));
+                }
+                Ready(ready) => peer.allow(if *ready { u64::MAX } else { 0 }),
+                Wait(time) => tokio::time::advance(*time).await,
+                Answer(status) => {
+                    for answer in asked.drain(..) {
+                        let answer: SendResponse<Response<Body>> = answer;
+                        let mut response = Response::new(Body::empty());
+                        *response.status_mut() = *status;
+                        answer.send_response(response);
+                    }
+                }
+            }
+            while let std::task::Poll::Ready(Some(((), answer))) = peer.poll_request() {
+                asked.push(answer);
+            }
+        }
+        drop(call);
+        assert_eq!(under_way.load(Relaxed), 0, "after {dropped_at} steps");
+        peer.allow(u64::MAX);
+    }
+    // It did wait between two attempts, with none under way.
+    assert!(waited.contains(&0), "{waited:?}");
+    assert!(call(&mut service, &mut peer, StatusCode::OK).await);
+}
+
 /// How the state of a layer is brought to where it refuses.
 enum Spoil<L> {
     /// By its handle.
@@ -240,6 +320,7 @@ macro_rules! contract {
 }
 
 mod layers;
+mod services;
 
 /// Whoever writes a layer adds it to the table.
 #[test]
