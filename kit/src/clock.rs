@@ -96,17 +96,17 @@ impl Drop for Scope {
 }
 
 pin_project! {
-    /// Waits for a moment. What is dropped waits no longer.
+    /// Waits for a moment, for layers: in the future that waits. What is dropped waits no longer.
     #[derive(Debug, Default)]
-    pub(crate) struct Timer {
+    pub struct Timer {
         #[pin]
         own: Option<Sleep>,
     }
 }
 
 impl Timer {
-    /// Whether `moment` has come; if it has not, whoever polls is woken then.
-    pub(crate) fn poll_until(
+    /// Whether `moment` has come; if it has not, whoever polls is woken then. The moment of the last poll counts.
+    pub fn poll_until(
         self: Pin<&mut Self>,
         moment: Instant,
         cx: &mut Context<'_>,
@@ -114,8 +114,10 @@ impl Timer {
         let shared = ALARM.get();
         if shared.waker != Alarm::of(cx).waker {
             let mut own = self.project().own;
-            if own.is_none() {
-                own.set(Some(sleep_until(moment)));
+            match own.as_mut().as_pin_mut() {
+                None => own.set(Some(sleep_until(moment))),
+                Some(sleep) if sleep.deadline() != moment => sleep.reset(moment),
+                Some(_) => {}
             }
             return own.as_pin_mut().expect("set above").poll(cx);
         }
