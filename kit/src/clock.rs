@@ -64,14 +64,31 @@ enum Moment {
 /// What tokio's clock says; inside of a [`SharedClock`], what it said when it was first asked in this call or poll.
 pub fn now() -> Instant {
     MOMENT.with(|moment| match moment.get() {
-        Moment::Passing => Instant::now(),
+        Moment::Passing => read(),
         Moment::Unread => {
-            let now = Instant::now();
+            let now = read();
             moment.set(Moment::Read(now));
             now
         }
         Moment::Read(now) => now,
     })
+}
+
+fn read() -> Instant {
+    #[cfg(test)]
+    READS.set(READS.get() + 1);
+    Instant::now()
+}
+
+#[cfg(test)]
+thread_local! {
+    static READS: Cell<usize> = const { Cell::new(0) };
+}
+
+/// How often this thread has read the clock.
+#[cfg(test)]
+pub(crate) fn reads() -> usize {
+    READS.get()
 }
 
 /// While it lives, [`now`] is one moment on this thread. It is never kept across an await.
@@ -106,11 +123,7 @@ pin_project! {
 
 impl Timer {
     /// Whether `moment` has come; if it has not, whoever polls is woken then. The moment of the last poll counts.
-    pub fn poll_until(
-        self: Pin<&mut Self>,
-        moment: Instant,
-        cx: &mut Context<'_>,
-    ) -> Poll<()> {
+    pub fn poll_until(self: Pin<&mut Self>, moment: Instant, cx: &mut Context<'_>) -> Poll<()> {
         let shared = ALARM.get();
         if shared.waker != Alarm::of(cx).waker {
             let mut own = self.project().own;

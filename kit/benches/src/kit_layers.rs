@@ -39,27 +39,23 @@ pub(crate) fn retry(inner: Inner) -> Box<dyn Subject> {
 }
 
 /// Above what any machine sends, so that all pass.
-pub(crate) fn rate_limit_layer() -> RateLimitLayer {
-    RateLimitLayer::new(Rate {
-        burst: NonZeroU32::MAX,
-        interval: Duration::from_nanos(1),
-    })
-}
+pub(crate) const RATE: Rate = Rate {
+    burst: NonZeroU32::MAX,
+    interval: Duration::from_nanos(1),
+};
 
 pub(crate) fn rate_limit(inner: Inner) -> Box<dyn Subject> {
-    shared(rate_limit_layer().layer(Bare(inner)))
+    shared(RateLimitLayer::new(RATE).layer(Bare(inner)))
 }
 
-pub(crate) fn concurrency_layer() -> ConcurrencyLimitLayer {
-    let config = ConcurrencyConfig {
-        limit: NonZeroUsize::new(1024).expect("not zero"),
-        ..ConcurrencyConfig::default()
-    };
-    ConcurrencyLimitLayer::new("bench", config, nobody())
-}
+pub(crate) const CONCURRENCY: ConcurrencyConfig = ConcurrencyConfig {
+    limit: NonZeroUsize::new(1024).expect("not zero"),
+    adaptive: None,
+};
 
 pub(crate) fn concurrency(inner: Inner) -> Box<dyn Subject> {
-    shared(concurrency_layer().layer(Bare(inner)))
+    let layer = ConcurrencyLimitLayer::new("bench", CONCURRENCY, nobody());
+    shared(layer.layer(Bare(inner)))
 }
 
 pub(crate) fn circuit() -> Circuit {

@@ -7,7 +7,7 @@ use tower::{
 
 use crate::{
     Inner, Request, Subject,
-    kit_layers::{balancer, circuit, concurrency_layer, rate_limit_layer, upstream},
+    kit_layers::{CONCURRENCY, RATE, balancer, circuit, upstream},
     peer_layers::{
         Governed, P2c, Policy, TIMEOUT, failsafe_around, p2c_over, tr_breaker_layer,
         tr_bulkhead_layer, tr_rate_layer, tr_retry_layer, tr_timeout_layer,
@@ -20,13 +20,16 @@ use kit::{
     event::nobody,
 };
 
-/// Everything: metrics, trace, deadline, retry with its budget and attempt timeout as the kit's client has them,
-/// with a rate limit and a concurrency limit around, and a circuit breaker for each endpoint of the balancer.
+/// Everything: metrics, trace, deadline, concurrency limit, rate limit, retry with its budget and attempt timeout as the
+/// kit's client has them, and a circuit breaker for each endpoint of the balancer.
 pub(crate) fn kit<const N: usize>(inner: Inner) -> Box<dyn Subject> {
+    let config = ClientConfig {
+        concurrency: Some(CONCURRENCY),
+        rate_limit: Some(RATE),
+        ..ClientConfig::default()
+    };
     let balance = balancer(N, inner, |_: &Endpoint| circuit());
-    let outbound = Outbound::from_config(&ClientConfig::default(), &upstream(), nobody());
-    let stack = concurrency_layer().layer(outbound.layer(balance));
-    shared(rate_limit_layer().layer(stack))
+    shared(Outbound::from_config(&config, &upstream(), nobody()).layer(balance))
 }
 
 /// tower's balancer cannot be cloned, so it stands behind a queue and a task.

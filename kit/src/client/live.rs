@@ -20,13 +20,15 @@ impl Client {
     ///
     /// # Errors
     /// If `config` differs in what is fixed: `connect_timeout`, `max_connections`, `retry.budget.window`,
-    /// `whole_answer`, `health_check`, and whether there is a hedge at all. Nothing is replaced then.
+    /// `whole_answer`, `health_check`, and whether there is a hedge, a limit or a rate at all. Nothing is replaced then.
     pub fn replace(&self, config: &ClientConfig) -> Result<(), FixedSetting> {
         let ClientConfig {
             timeout,
             attempt_timeout,
             connect_timeout,
             max_connections,
+            concurrency,
+            rate_limit,
             retry,
             hedge,
             circuit_breaker,
@@ -46,6 +48,14 @@ impl Client {
             ("whole_answer", *whole_answer == first.whole_answer),
             ("health_check", *health_check == first.health_check),
             ("hedge", hedge.is_some() == outbound.hedge.is_some()),
+            (
+                "concurrency",
+                concurrency.is_some() == outbound.concurrency.is_some(),
+            ),
+            (
+                "rate_limit",
+                rate_limit.is_some() == outbound.rate_limit.is_some(),
+            ),
         ] {
             if !same {
                 return Err(FixedSetting { field });
@@ -61,6 +71,12 @@ impl Client {
         outbound.retry.budget().replace(budget.ratio, budget.floor);
         if let (Some(layer), Some(hedge)) = (&outbound.hedge, hedge) {
             layer.config().set(*hedge);
+        }
+        if let (Some(layer), Some(limit)) = (&outbound.concurrency, concurrency) {
+            layer.limiter().config().set(*limit);
+        }
+        if let (Some(layer), Some(rate)) = (&outbound.rate_limit, rate_limit) {
+            layer.rate().set(*rate);
         }
         self.balance().set(balance.clone());
         self.replace_circuit_breaker(*circuit_breaker);

@@ -38,11 +38,13 @@ use crate::{
     Body, BoxError,
     balance::{Balance, BalanceConfig},
     circuit_breaker::{Circuit, CircuitBreakerConfig, Fleet},
+    concurrency::ConcurrencyConfig,
     endpoint::{Discovery, Endpoint},
     event::SharedObserver,
     hedge::HedgeConfig,
     name::ServiceName,
     policy::Live,
+    rate_limit::Rate,
     retry::{Replay, RetryConfig},
 };
 
@@ -67,6 +69,12 @@ pub struct ClientConfig {
     /// How many HTTP/1.1 connections to one endpoint there may be; a call that would need another one is refused at
     /// once. Default 1024.
     pub max_connections: NonZeroUsize,
+    /// How many calls may be in flight, waits between attempts included. Default `None`: any number.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub concurrency: Option<ConcurrencyConfig>,
+    /// How many calls there may be over time, attempts after the first one not counted. Default `None`: any number.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rate_limit: Option<Rate>,
     /// Which calls are made again, and when.
     pub retry: RetryConfig,
     /// When a late call is made a second time, beside the first one, out of the budget of the retries. Default
@@ -91,6 +99,8 @@ impl Default for ClientConfig {
             connect_timeout: Duration::from_secs(1),
             whole_answer: 64 * 1024,
             max_connections: NonZeroUsize::new(1024).expect("not zero"),
+            concurrency: None,
+            rate_limit: None,
             retry: RetryConfig::default(),
             hedge: None,
             circuit_breaker: CircuitBreakerConfig::default(),

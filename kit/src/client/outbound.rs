@@ -8,6 +8,7 @@ use tower_layer::Layer;
 use super::ClientConfig;
 use crate::{
     clock::{SharedClock, SharedClockLayer},
+    concurrency::{ConcurrencyLimit, ConcurrencyLimitLayer},
     deadline::{
         AttemptTimeout, AttemptTimeoutLayer, DeadlineConfig, DeadlineLayer, DeadlineService,
     },
@@ -15,6 +16,7 @@ use crate::{
     hedge::{Hedge, HedgeLayer},
     metrics::{Metrics, MetricsLayer},
     name::ServiceName,
+    rate_limit::{RateLimit, RateLimitLayer},
     retry::{Budget, Retry, RetryLayer},
     trace::{Trace, TraceLayer},
 };
@@ -32,6 +34,12 @@ pub struct Outbound {
     pub trace: TraceLayer,
     /// Outside of the retries, so that it covers all attempts.
     pub deadline: DeadlineLayer,
+    /// How many calls may be in flight. Outside of the retries, as the rate limit: a call takes one place and one token,
+    /// however often it is tried. `None` bounds nothing.
+    pub concurrency: Option<ConcurrencyLimitLayer>,
+    /// How many calls there may be over time. Inside of the concurrency limit: what that refuses costs no token. `None`
+    /// bounds nothing.
+    pub rate_limit: Option<RateLimitLayer>,
     /// Each attempt goes through all that follows, and so to an endpoint of its own.
     pub retry: RetryLayer,
     /// Inside of the retries, whose budget it draws on; both of its attempts go through all that follows, to two
@@ -46,8 +54,12 @@ pub struct Outbound {
 
 /// A service inside of [`Outbound`]. It gets requests whose bodies can be sent again,
 /// `http::Request<`[`Replay`](crate::retry::Replay)`<B>>`.
-pub type OutboundService<S> =
-    SharedClock<Metrics<Trace<DeadlineService<Retry<Hedged<Trace<AttemptTimeout<S>>>>>>>>;
+pub type OutboundService<S> = SharedClock<Metrics<Trace<DeadlineService<Limited<Attempts<S>>>>>>;
+
+/// A service with a rate limit and a concurrency limit, or without them.
+type Limited<S> = Either<ConcurrencyLimit<Rated<S>>, Rated<S>>;
+type Rated<S> = Either<RateLimit<S>, S>;
+type Attempts<S> = Retry<Hedged<Trace<AttemptTimeout<S>>>>;
 
 /// A service with hedging or without it.
 type Hedged<S> = Either<Hedge<S>, S>;
@@ -66,6 +78,10 @@ impl Outbound {
             deadline: DeadlineLayer::outbound(DeadlineConfig {
                 timeout: config.timeout,
             }),
+            concurrency: config.concurrency.map(|limit| {
+                ConcurrencyLimitLayer::new(upstream.as_str(), limit, Arc::clone(&observer))
+            }),
+            rate_limit: config.rate_limit.map(RateLimitLayer::new),
             hedge: config
                 .hedge
                 .map(|hedge| HedgeLayer::inside(hedge, budget.clone(), Arc::clone(&observer))),
@@ -84,6 +100,8 @@ impl<S> Layer<S> for Outbound {
             metrics,
             trace,
             deadline,
+            concurrency,
+            rate_limit,
             retry,
             hedge,
             attempt,
@@ -93,10 +111,72 @@ impl<S> Layer<S> for Outbound {
         let service = attempt.layer(service);
         let service = option_layer(hedge.clone()).layer(service);
         let service = retry.layer(service);
+        let service = option_layer(rate_limit.clone()).layer(service);
+        let service = option_layer(concurrency.clone()).layer(service);
         let service = deadline.layer(service);
         let service = trace.layer(service);
         let service = metrics.layer(service);
         // The clock is read once for all of them, in each call and each poll.
         SharedClockLayer.layer(service)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{num::NonZeroU32, time::Duration};
+
+    use http::{Request, Response};
+    use tokio::task::yield_now;
+    use tower::{ServiceExt, service_fn};
+
+    use super::*;
+    use crate::{
+        Body, BoxError,
+        balance::{Balance, BalanceConfig},
+        circuit_breaker::Circuit,
+        clock,
+        endpoint::{Endpoint, Watch},
+        event::nobody,
+        policy::Live,
+        rate_limit::Rate,
+    };
+
+    #[tokio::test]
+    async fn a_call_reads_the_clock_twice_and_once_more_each_time_that_it_waits() {
+        let name: ServiceName = "users".parse().unwrap();
+        let config = ClientConfig {
+            concurrency: Some(Default::default()),
+            rate_limit: Some(Rate {
+                burst: NonZeroU32::MAX,
+                interval: Duration::from_nanos(1),
+            }),
+            ..ClientConfig::default()
+        };
+        let endpoints = ["10.0.0.1:80", "10.0.0.2:80"].map(|at| Endpoint::at(at.parse().unwrap()));
+        let balance = |waits: usize| {
+            Balance::new(
+                Watch::fixed(name.clone(), endpoints.iter().cloned().collect()),
+                Live::new(BalanceConfig::default()),
+                move |_: &Endpoint| {
+                    service_fn(move |_: Request<_>| async move {
+                        for _ in 0..waits {
+                            yield_now().await;
+                        }
+                        Ok::<_, BoxError>(Response::new(Body::empty()))
+                    })
+                },
+                |_: &Endpoint| Circuit::new("users", Default::default(), nobody()),
+            )
+        };
+        let outbound = Outbound::from_config(&config, &name, nobody());
+        for waits in [0, 1, 2] {
+            let stack = outbound.layer(balance(waits));
+            let request = || Request::new(Body::empty());
+            // The first call sees the endpoints for the first time.
+            stack.clone().oneshot(request()).await.unwrap();
+            let before = clock::reads();
+            stack.oneshot(request()).await.unwrap();
+            assert_eq!(clock::reads() - before, 2 + waits);
+        }
     }
 }
