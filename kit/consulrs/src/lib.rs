@@ -69,6 +69,15 @@ fn unless<T>(codes: &[u16], answer: Result<T, BoxError>) -> Result<Option<T>, Bo
     }
 }
 
+/// As opposed to any other failure of the agent.
+fn is_unknown_check(error: &(dyn std::error::Error + 'static)) -> bool {
+    matches!(
+        error.downcast_ref::<ClientError>(),
+        Some(ClientError::APIError { code: 500, message: Some(message) })
+            if message.contains("does not have associated TTL")
+    )
+}
+
 fn millis(duration: Duration) -> String {
     format!("{}ms", duration.as_millis())
 }
@@ -82,7 +91,8 @@ fn check_id(id: &EndpointId) -> String {
 #[serde(rename_all = "PascalCase")]
 struct Service {
     address: String,
-    port: u16,
+    // Consul takes any number here; what is no port makes no address.
+    port: i64,
     #[serde(default)]
     meta: Option<HashMap<String, String>>,
 }
@@ -120,15 +130,19 @@ impl<C: Client + 'static> Registry for Consulrs<C> {
                     .check_id
                     .as_ref()
                     .is_some_and(|id| id.starts_with("_service_maintenance:"));
+                // One that was not made yet has no output, and an answer of any status is a sign of life.
+                let output = check.output.as_deref().unwrap_or_default();
                 check.service_id.as_deref() == Some(id.as_str())
                     && check.status.as_deref() == Some("critical")
                     && !maintenance
+                    && !output.is_empty()
+                    && !output.starts_with("HTTP ")
             });
             Ok(!failed)
         })
     }
 
-    fn register<'a>(&'a self, instance: &'a Instance) -> Answer<'a, ()> {
+    fn register<'a>(&'a self, instance: &'a Instance, passing: bool) -> Answer<'a, ()> {
         Box::pin(async move {
             let Instance {
                 service,
@@ -147,6 +161,7 @@ impl<C: Client + 'static> Registry for Consulrs<C> {
             let mut told = AgentServiceCheck {
                 check_id: Some(check_id(id)),
                 deregister_critical_service_after: Some(millis(*deregister_after)),
+                status: passing.then(|| "passing".to_owned()),
                 ..AgentServiceCheck::default()
             };
             match check {
@@ -208,8 +223,11 @@ impl<C: Client + 'static> Registry for Consulrs<C> {
             request.output(output);
             let check = check_id(id);
             let answer = check::set_status(&self.0, &check, status, Some(&mut request));
-            // Older agents fail where later ones do not find.
-            Ok(unless(&[404, 500], within(TIMEOUT, answer).await)?.is_some())
+            match unless(&[404], within(TIMEOUT, answer).await) {
+                // Older agents fail where later ones do not find.
+                Err(error) if is_unknown_check(&*error) => Ok(false),
+                answer => Ok(answer?.is_some()),
+            }
         })
     }
 

@@ -124,7 +124,7 @@ async fn an_instance_is_registered_kept_and_taken_out() {
         addresses: BTreeMap::from([(AddressTag::Wan, "203.0.113.7:80".parse().unwrap())]),
         ..instance(1)
     };
-    let error = consulrs(&agent).register(&elsewhere).await.unwrap_err();
+    let error = consulrs(&agent).register(&elsewhere, false).await.unwrap_err();
     assert_eq!(
         error.to_string(),
         "consulrs cannot tell Consul of more addresses than one"

@@ -24,7 +24,7 @@ pub use self::{
     fixed::Fixed,
     kv::{
         Candidate, DocumentError, Election, ElectionConfig, Following, KeyValue, Leadership, Locks,
-        Policies, Session, Stored, Values, View, follow,
+        Pause, Policies, Session, Stored, Values, View, follow,
     },
     registration::{
         AddressTag, Answer, Check, CheckConfig, Found, Health, Instance, Registered, Registration,

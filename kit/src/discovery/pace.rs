@@ -1,7 +1,7 @@
 //! When and with what a registry is asked again, by the rules of blocking queries.
 //!
 //! They are those of Consul's documentation (API features, "Blocking Queries") and of what agents were seen to do:
-//! [`next_index`] says which index to ask with, a token bucket bounds how often, and that nothing is left is believed
+//! [`next_index`] says which index to ask with, a token bucket bounds how often, and that something is gone is believed
 //! like any other answer, but for the first [`DOUBT`] after a failure.
 
 use std::time::Duration;
@@ -22,7 +22,7 @@ const BACKOFF: Backoff = Backoff {
     max: Duration::from_secs(60),
 };
 
-/// So long an agent that comes back is not believed that nothing is there. It may have lost what it knew, or not have
+/// So long an agent that comes back is not believed that something is gone. It may have lost what it knew, or not have
 /// checked anybody yet; instances notice that, register again and are checked within less.
 const DOUBT: Duration = Duration::from_secs(10);
 
@@ -36,7 +36,9 @@ pub(super) struct Pace {
     general_wait: Duration,
     last: u64,
     failures: u32,
+    retry_at: Instant,
     doubt_ends: Instant,
+    anew_ends: Instant,
     bucket: Bucket,
     paid: bool,
 }
@@ -51,7 +53,9 @@ impl Pace {
             general_wait: wait,
             last: 0,
             failures: 0,
+            retry_at: now,
             doubt_ends: now,
+            anew_ends: now,
             bucket: Bucket::new(BURST, INTERVAL, now),
             paid: false,
         }
@@ -80,36 +84,63 @@ impl Pace {
         (self.index, self.wait)
     }
 
-    /// An answer came, with this index; `is_loss` if it says that nothing is left of what was known. Whether it is
-    /// believed.
-    pub(super) fn answered(&mut self, index: u64, is_loss: bool) -> bool {
+    /// An answer came, with this index. Whether it is in doubt that something is gone which it does not name any more.
+    pub(super) fn answered(&mut self, index: u64) -> bool {
         let now = Instant::now();
+        if index < self.last {
+            self.anew_ends = now + DOUBT;
+        }
         if self.failures > 0 || index < self.last {
             self.doubt_ends = now + DOUBT;
         }
         self.last = index;
         self.failures = 0;
         self.index = next_index(self.index, index);
-        let doubt = self.doubt_ends.saturating_duration_since(now);
-        let believed = !is_loss || doubt.is_zero();
-        self.wait = if believed {
-            self.general_wait
-        } else {
-            // Asked again when the doubt is over, or something changes.
-            doubt.min(self.general_wait)
-        };
-        believed
+        self.wait = self.general_wait;
+        self.is_doubtful()
     }
 
-    /// None came: how long to wait before the next question.
-    pub(super) fn failed(&mut self) -> Duration {
+    /// The answer was not believed: what it says is asked again when the doubt is over, or something changes.
+    pub(super) fn doubted(&mut self) {
+        let doubt = self.doubt_ends.saturating_duration_since(Instant::now());
+        self.wait = doubt.min(self.general_wait);
+    }
+
+    /// Whether an answer that came now would be in doubt.
+    pub(super) fn is_doubtful(&self) -> bool {
+        self.is_failing() || Instant::now() < self.doubt_ends
+    }
+
+    /// Whether it has begun to count anew not long ago: it has forgotten what it knew.
+    pub(super) fn is_anew(&self) -> bool {
+        Instant::now() < self.anew_ends
+    }
+
+    /// Whether no answer came since a question failed.
+    pub(super) fn is_failing(&self) -> bool {
+        self.failures > 0
+    }
+
+    /// None came: how long to wait before the next question. `None` if it was asked ahead of [`retry_at`](Self::retry_at),
+    /// which stays.
+    pub(super) fn failed(&mut self) -> Option<Duration> {
         // An agent that comes back may have begun to count anew, and a question with an index beyond its own would
         // sleep through all changes. (The index that came with the error is not one either.)
         self.index = 0;
+        let now = Instant::now();
+        if self.is_failing() && now < self.retry_at {
+            return None;
+        }
         // By chance, so that those who wait for one agent do not all come back at once.
         let retry_in = BACKOFF.full_jitter(self.failures, &mut rand::rng());
         self.failures = self.failures.saturating_add(1);
-        retry_in
+        self.retry_at = now + retry_in;
+        Some(retry_in)
+    }
+
+    /// When to ask again after a failure, at the latest.
+    pub(super) fn retry_at(&self) -> Instant {
+        self.retry_at
     }
 }
 
@@ -135,15 +166,37 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_loss_is_doubted_for_a_while_after_a_failure_only() {
         let mut pace = Pace::new(Duration::from_secs(30));
-        assert!(pace.answered(7, true));
+        assert!(!pace.answered(7));
         pace.failed();
+        assert!(pace.is_doubtful());
         assert_eq!(pace.next().await.0, 0);
-        assert!(!pace.answered(1, true));
+        assert!(pace.answered(7) && !pace.is_anew());
+        assert!(pace.answered(1) && pace.is_anew());
+        pace.doubted();
         assert_eq!(pace.wait, DOUBT);
-        assert!(pace.answered(2, false), "what is there is never doubted");
+        assert!(pace.answered(2));
+        assert_eq!(pace.wait, Duration::from_secs(30));
         tokio::time::advance(DOUBT).await;
-        assert!(pace.answered(2, true));
+        assert!(!pace.answered(2) && !pace.is_anew());
         // An agent that counts anew has lost what it knew, whether or not a question failed.
-        assert!(!pace.answered(1, true));
+        assert!(pace.answered(1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_fails_again_ahead_of_his_time_neither_tells_nor_backs_off_further() {
+        let mut pace = Pace::new(Duration::from_secs(30));
+        for _ in 0..20 {
+            let retry_in = pace.failed().unwrap();
+            let retry_at = pace.retry_at();
+            assert_eq!(retry_at, Instant::now() + retry_in);
+            tokio::time::advance(retry_in / 2).await;
+            if !retry_in.is_zero() {
+                assert_eq!(pace.failed(), None);
+            }
+            assert_eq!(pace.retry_at(), retry_at);
+            sleep_until(retry_at).await;
+        }
+        pace.answered(1);
+        assert!(pace.failed().unwrap() <= BACKOFF.base);
     }
 }

@@ -1,6 +1,6 @@
 //! The life of a server, from the first connection to the last.
 
-use std::{convert::Infallible, future::Future, time::Duration};
+use std::{convert::Infallible, future::Future, pin::pin, time::Duration};
 
 use ::metrics::{Gauge, gauge};
 use bytes::Bytes;
@@ -32,7 +32,8 @@ pub struct RunOptions {
     pub version: &'static str,
     /// Bounds, and how long draining may take.
     pub config: ServerConfig,
-    /// Puts this instance into the registry once it listens; `None` where nobody has to find it.
+    /// Puts this instance into the registry once it listens, and says there what `/readyz` says, unless it is
+    /// [reporting](Registration::reporting) something else; `None` where nobody has to find it.
     pub registration: Option<Registration>,
     /// What `/readyz` asks for.
     pub readiness: Vec<Check>,
@@ -96,7 +97,7 @@ where
                         let admin = admin.clone();
                         async move { Ok(admin.readiness().await?) }
                     };
-                    registration.reporting(readiness).start()
+                    registration.or_reporting(readiness).start()
                 });
                 shutdown.await;
                 registered
@@ -108,6 +109,8 @@ where
             "draining"
         );
         admin.drain();
+        // One for both phases: made anew, it would not hear what comes between them.
+        let mut second = pin!(signal::second());
         let gone = async {
             if let Some(registered) = registered
                 && let Err(error) = registered.deregister().await
@@ -120,7 +123,7 @@ where
         tokio::select! {
             never = connections.accept(&listeners.service, app) => match never {},
             () = gone => {}
-            () = signal::second() => return interrupted(&connections),
+            () = &mut second => return interrupted(&connections),
         }
         drop(listeners.service);
         let open = connections.len();
@@ -130,7 +133,7 @@ where
                     tracing::warn!(cut, bound = ?config.drain.in_flight, "requests were broken off");
                 }
             }
-            () = signal::second() => return Err(ServeError::Interrupted { connections: open }),
+            () = &mut second => return Err(ServeError::Interrupted { connections: open }),
         }
         tracing::info!(service = service.as_str(), "stopped");
         Ok(())

@@ -3,6 +3,7 @@
 use std::{
     fmt::{self, Write},
     path::PathBuf,
+    sync::Arc,
     time::Duration,
 };
 
@@ -65,24 +66,9 @@ pub enum ConsulError {
     /// It answered something else than its documentation says.
     #[error("Consul's answer could not be read")]
     Answer(#[source] BoxError),
-    /// The token may not see all instances, so the list without them is not believed when it is empty.
-    #[error("the token may not see any instance of the service")]
+    /// The token may not see all that there is, so what it does not see any more is not believed to be gone.
+    #[error("the token may not see all that there is")]
     Hidden,
-}
-
-impl ConsulError {
-    /// Whether the agent is not there, or cannot answer anybody: it does not depend on the question.
-    pub(super) fn is_outage(&self) -> bool {
-        match self {
-            Self::Unreachable(_) | Self::TimedOut(_) => true,
-            Self::Refused { status, .. } => status.is_server_error(),
-            Self::Address(_)
-            | Self::Config { .. }
-            | Self::TokenFile { .. }
-            | Self::Answer(_)
-            | Self::Hidden => false,
-        }
-    }
 }
 
 /// One agent's HTTP API: how it is called. What it is asked is in modules of its own.
@@ -91,7 +77,7 @@ pub(super) struct Agent {
     access: Access,
     pub(super) config: ConsulConfig,
     pub(super) places: Places,
-    pub(super) pulse: Pulse,
+    pub(super) pulse: Arc<Pulse>,
 }
 
 impl Agent {
@@ -131,7 +117,7 @@ impl Agent {
             http,
             access: Access::from_config(&config)?,
             places: Places::new(config.max_waiting),
-            pulse: Pulse::default(),
+            pulse: Arc::default(),
             config,
         })
     }

@@ -1,6 +1,10 @@
 //! Which instances of a service there are, and how they are: `/v1/health/service/NAME`.
 
-use std::{collections::BTreeMap, fmt::Write, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::{
@@ -15,84 +19,116 @@ use super::{
 };
 use crate::{
     endpoint::{Endpoint, Snapshot},
-    name::ServiceName,
+    name::{EndpointId, ServiceName},
 };
 
 pub(super) const INDEX: HeaderName = HeaderName::from_static("x-consul-index");
 const LAST_CONTACT: HeaderName = HeaderName::from_static("x-consul-lastcontact");
-const FILTERED: HeaderName = HeaderName::from_static("x-consul-results-filtered-by-acls");
+pub(super) const FILTERED: HeaderName =
+    HeaderName::from_static("x-consul-results-filtered-by-acls");
+
+/// When and how an agent is to answer.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Question {
+    /// 0: at once; else when the instances are no longer what they were at this index.
+    pub(super) index: u64,
+    /// For how long it waits for that at most.
+    pub(super) wait: Duration,
+    /// Whether it is to name those too that are not wanted, so that they can be told from those that are gone.
+    pub(super) all: bool,
+    /// Whether the leader is to answer, whatever the query says.
+    pub(super) fresh: bool,
+}
 
 /// The instances of a service, and the moment at which they were so.
 #[derive(Debug)]
 pub(super) struct Answer {
     pub(super) endpoints: Snapshot,
+    /// Those that are registered and not well; whether that was found out, or they were not checked yet.
+    unwell: BTreeMap<EndpointId, bool>,
     /// As [`index_of`] reads it.
     pub(super) index: u64,
     /// Whether it is older than the question's consistency allows.
     outdated: bool,
 }
 
+impl Answer {
+    /// Whether an instance that was known, and is not named, may only not have been checked yet since the agent was
+    /// started again; or not have registered again with an agent that has forgotten it.
+    pub(super) fn may_be_back(&self, id: &EndpointId, forgotten: bool) -> bool {
+        self.unwell
+            .get(id)
+            .map_or(forgotten, |found_out| !found_out)
+    }
+}
+
 impl Agent {
-    /// The instances of a service that `query` wants: at once if `index` is 0, else when they are no longer what
-    /// they were at `index`, or when `wait` is over.
+    /// The instances of a service that `query` wants.
     pub(super) async fn instances(
         &self,
         service: &ServiceName,
         query: &Query,
-        index: u64,
-        wait: Duration,
+        question: Question,
     ) -> Result<Answer, ConsulError> {
-        let mut path = path(service, query);
-        let mut timeout = TIMEOUT;
-        if index > 0 {
-            write(
-                &mut path,
-                format_args!("&index={index}&wait={}ms", wait.as_millis().max(1)),
-            );
-            timeout = self.config.answered_in();
-        }
-        let mut fresh = path.clone();
+        let path = path(service, query, question.all);
         let mut headers = HeaderMap::new();
-        match query.consistency {
-            Consistency::Default => {}
-            Consistency::Consistent => path += "&consistent",
-            Consistency::Stale { .. } => path += "&stale",
+        let mode = match query.consistency {
+            _ if question.fresh => "",
+            Consistency::Default => "",
+            Consistency::Consistent => "&consistent",
+            Consistency::Stale { .. } => "&stale",
             Consistency::Cached {
                 max_age,
                 stale_if_error,
             } => {
-                path += "&cached";
-                let (max_age, stale) = (max_age.as_secs(), stale_if_error.as_secs());
+                // Whole seconds only, and 0 says nothing at all.
+                let [max_age, stale] = [max_age, stale_if_error].map(|age| age.as_secs().max(1));
                 let control = format!("max-age={max_age}, stale-if-error={stale}");
                 let control = HeaderValue::try_from(control).expect("digits and ASCII");
                 headers.insert(CACHE_CONTROL, control);
+                "&cached"
             }
-        }
-        let get = async |headers, path| {
+        };
+        let get = async |headers, path, timeout| {
             let (headers, body) = self
                 .call_with(headers, Method::GET, path, Bytes::new(), timeout)
                 .await?;
             decode(&headers, &body, query)
         };
-        let answer = get(headers, path).await?;
-        if !answer.outdated {
+        let answer = if question.index == 0 {
+            get(headers, format!("{path}{mode}"), TIMEOUT).await?
+        } else {
+            let Question { index, wait, .. } = question;
+            let wait = wait.as_millis().max(1);
+            let path = format!("{path}&index={index}&wait={wait}ms{mode}");
+            get(headers, path, self.config.answered_in()).await?
+        };
+        if !answer.outdated || mode.is_empty() {
             return Ok(answer);
         }
         // It has been waited for already.
-        fresh.truncate(fresh.find("&index=").unwrap_or(fresh.len()));
-        get(HeaderMap::new(), fresh).await
+        get(HeaderMap::new(), path, TIMEOUT).await
     }
 
-    /// Whether the token may see the service on the node of `endpoint`. An agent without access lists hides nothing,
-    /// and one before 1.7 does not tell; since 1.12 the answer itself tells.
+    /// Whether the token may see the service on these nodes.
     pub(super) async fn may_see(
         &self,
         service: &ServiceName,
-        endpoint: &Endpoint,
+        nodes: &BTreeSet<&str>,
     ) -> Result<bool, ConsulError> {
-        let mut asked = vec![Right::to_read("service", service.as_str())];
-        let node = endpoint.id.as_str().rsplit_once('@');
-        asked.extend(node.map(|(_, node)| Right::to_read("node", node)));
+        let nodes = nodes.iter().map(|node| Right::to_read("node", node));
+        self.may(
+            [Right::to_read("service", service.as_str())]
+                .into_iter()
+                .chain(nodes)
+                .collect(),
+        )
+        .await
+    }
+
+    /// Whether the token has all of these rights. An agent without access lists hides nothing, and one before 1.7 does
+    /// not tell; since 1.12 the answer itself tells.
+    pub(super) async fn may(&self, asked: Vec<Right<'_>>) -> Result<bool, ConsulError> {
         let body = serde_json::to_vec(&asked).expect("texts only").into();
         let path = "/v1/internal/acl/authorize".to_owned();
         match self.call(Method::POST, path, body, TIMEOUT).await {
@@ -112,14 +148,14 @@ impl Agent {
 /// What a token may do, as a question about it has it.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "PascalCase")]
-struct Right<'a> {
+pub(super) struct Right<'a> {
     resource: &'static str,
     access: &'static str,
     segment: &'a str,
 }
 
 impl<'a> Right<'a> {
-    fn to_read(resource: &'static str, segment: &'a str) -> Self {
+    pub(super) fn to_read(resource: &'static str, segment: &'a str) -> Self {
         Self {
             resource,
             access: "read",
@@ -145,9 +181,10 @@ fn number(headers: &HeaderMap, name: &HeaderName) -> Option<u64> {
 }
 
 /// The question without what says when to answer it. Begins with a parameter, so that others follow with `&`.
-fn path(service: &ServiceName, query: &Query) -> String {
+fn path(service: &ServiceName, query: &Query, all: bool) -> String {
     // Instances with a warning cannot be asked for apart from those that fail.
-    let mut path = format!("/v1/health/service/{service}?passing={}", !query.warnings);
+    let passing = !query.warnings && !all;
+    let mut path = format!("/v1/health/service/{service}?passing={passing}");
     for (name, value) in [("dc", &query.datacenter), ("near", &query.near)] {
         if let Some(value) = value {
             write(&mut path, format_args!("&{name}={}", segment(value)));
@@ -173,7 +210,7 @@ fn write(path: &mut String, text: std::fmt::Arguments<'_>) {
 
 /// A text as a literal of Consul's filter expressions, which are Go's but know no `\"`: whatever is not plain is
 /// written by its number, so that no text ends the literal.
-fn literal(text: &str) -> String {
+pub(super) fn literal(text: &str) -> String {
     let mut literal = String::from('"');
     for c in text.chars() {
         if c.is_ascii_alphanumeric() || " -._~=/:".contains(c) {
@@ -204,17 +241,22 @@ fn decode(headers: &HeaderMap, body: &[u8], query: &Query) -> Result<Answer, Con
         } => number(headers, &AGE)
             .is_some_and(|age| Duration::from_secs(age) > max_age.max(stale_if_error)),
     };
-    let endpoints = entries.into_iter().enumerate();
+    let mut unwell = BTreeMap::new();
+    let endpoints = entries.into_iter().enumerate().filter_map(|(rank, entry)| {
+        let (id, found_unwell) = (entry.id(), entry.is_found_unwell());
+        let endpoint = entry.endpoint(query);
+        if endpoint.is_none() {
+            unwell.extend(id.map(|id| (id, found_unwell)));
+        }
+        let mut endpoint = endpoint?;
+        if query.near.is_some() {
+            say(&mut endpoint, "near", rank.to_string());
+        }
+        Some(endpoint)
+    });
     Ok(Answer {
-        endpoints: endpoints
-            .filter_map(|(rank, entry)| {
-                let mut endpoint = entry.endpoint(query)?;
-                if query.near.is_some() {
-                    say(&mut endpoint, "near", rank.to_string());
-                }
-                Some(endpoint)
-            })
-            .collect(),
+        endpoints: endpoints.collect(),
+        unwell,
         index: index_of(headers),
         outdated,
     })
@@ -275,7 +317,22 @@ impl Default for Weights {
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Check {
+    #[serde(rename = "CheckID", default)]
+    id: String,
     status: String,
+    output: Option<String>,
+}
+
+impl Check {
+    /// Whether somebody has found out that it is not well. A check that has not been made yet is critical too, but has
+    /// nothing to say; that of an operator, who took an instance out of service, need not say anything.
+    fn is_found_unwell(&self) -> bool {
+        let said = self
+            .output
+            .as_ref()
+            .is_some_and(|output| !output.is_empty());
+        self.status != "passing" && (said || self.id.contains("_maintenance"))
+    }
 }
 
 /// The worst state of an instance's checks, those of its node among them; ordered from good to bad.
@@ -298,10 +355,23 @@ impl Entry {
         states.max().unwrap_or(Health::Passing)
     }
 
+    /// Also for one that is well and not wanted for another reason, its tags or its address.
+    fn is_found_unwell(&self) -> bool {
+        self.health() == Health::Passing || self.checks.iter().flatten().any(Check::is_found_unwell)
+    }
+
+    /// An id is unique on one agent only: wherever it defaults to the service's name, all instances have it. `None` for
+    /// a name with spaces in it.
+    fn id(&self) -> Option<EndpointId> {
+        format!("{}@{}", self.service.id, self.node.node)
+            .parse()
+            .ok()
+    }
+
     /// `None` for what is not wanted, and for what cannot be called: an instance without a port, or with an address
     /// that is none.
     fn endpoint(self, query: &Query) -> Option<Endpoint> {
-        let health = self.health();
+        let (health, id) = (self.health(), self.id());
         let Self { node, service, .. } = self;
         let tags = service.tags.unwrap_or_default();
         if !query.tags.iter().all(|tag| tags.contains(tag)) {
@@ -320,18 +390,16 @@ impl Entry {
         };
         let port = u16::try_from(service.port).ok().filter(|port| *port > 0)?;
         let address = super::super::registration::authority(&host, port)?;
-        // An id is unique on one agent only: wherever it defaults to the service's name, all instances have it.
-        let id = format!("{}@{}", service.id, node.node).parse();
         let mut endpoint = Endpoint {
             weight: u32::try_from(weight).unwrap_or(u32::MAX),
             metadata: service.meta.unwrap_or_default(),
             ..match id {
-                Ok(id) => Endpoint {
+                Some(id) => Endpoint {
                     id,
                     ..Endpoint::at(address)
                 },
-                // A name with spaces in it. The address tells it from the others too.
-                Err(_) => Endpoint::at(address),
+                // The address tells it from the others too.
+                None => Endpoint::at(address),
             }
         };
         say(&mut endpoint, "node", node.node);
@@ -482,7 +550,7 @@ mod tests {
             datacenter: Some("x&near=y".into()),
             ..Query::default()
         };
-        let path = path(&"users".parse().unwrap(), &query);
+        let path = path(&"users".parse().unwrap(), &query, false);
         assert_eq!(path.matches('&').count(), 2, "{path}");
         assert!(path.parse::<http::uri::PathAndQuery>().is_ok());
     }

@@ -6,14 +6,15 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use http::{Method, StatusCode};
 use serde::{Deserialize, Deserializer, de};
+use tokio::time::Instant;
 
 use super::{
     client::{Agent, ConsulError, TIMEOUT, read, segment},
-    health::index_of,
+    health::{FILTERED, Right, index_of},
     register::check_id,
 };
 use crate::discovery::{
-    kv::{KeyValue, Locks, Session, Stored, Values},
+    kv::{KeyValue, Locks, Pause, Session, Stored, Values},
     registration::Answer,
 };
 
@@ -52,11 +53,31 @@ impl KeyValue for Agent {
                 timeout += wait + wait / 16;
             }
             let (headers, body) = self.call(Method::GET, path, Bytes::new(), timeout).await?;
+            if headers.get(FILTERED).is_some_and(|value| value == "true") {
+                return Err(ConsulError::Hidden.into());
+            }
             Ok(Values {
                 values: stored(&body)?,
                 index: index_of(&headers),
             })
         })
+    }
+
+    fn may_read<'a>(&'a self, prefixes: &'a [String]) -> Answer<'a, bool> {
+        Box::pin(async move {
+            let rights = prefixes.iter().map(|key| Right::to_read("key", key));
+            Ok(self.may(rights.collect()).await?)
+        })
+    }
+
+    fn pause(&self, until: Instant) -> Pause<'_> {
+        Box::pin(async move {
+            self.pulse.pause(until).await;
+        })
+    }
+
+    fn recovered(&self) {
+        self.pulse.recovered();
     }
 }
 

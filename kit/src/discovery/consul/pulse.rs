@@ -1,39 +1,36 @@
-//! Whether an agent that could not be asked is back.
+//! Whether what failed goes again.
 //!
-//! Each watch backs off by itself, up to a minute, so that many of them do no harm to an agent that is in trouble.
-//! That would keep them away from one that is well again for as long. So while any of them backs off, one small
-//! question a second for all of them together finds out, and wakes them.
+//! Each who is followed backs off by himself, up to a minute, so that many of them do no harm to an agent that is in
+//! trouble. That would keep them away from one that is well again for as long. So while any of them backs off, one of
+//! them a second asks ahead of his time, the one who has waited longest; as soon as one who had failed gets an answer,
+//! all others ask too. It is his own question that he asks, so whatever the trouble was is found out to be over: an
+//! agent that was down, a token that was taken away, answers that could not be read.
 
 use std::{
-    sync::{Arc, Mutex, Weak},
+    sync::{
+        Arc, Mutex, Weak,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
     time::Duration,
 };
 
-use bytes::Bytes;
-use http::Method;
-use tokio::{sync::watch, task::AbortHandle, time::sleep};
+use tokio::{
+    sync::Notify,
+    task::AbortHandle,
+    time::{Instant, sleep, sleep_until},
+};
 
-use super::client::{Agent, ConsulError};
-
-const INTERVAL: Duration = Duration::from_secs(1);
+const INTERVAL: Duration = Duration::from_millis(800);
 /// Those who are woken come back within this time, not all at once.
 const SPREAD: Duration = Duration::from_millis(250);
-const TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Who wants to know that the agent is back, and the task that finds out.
+/// Who backs off, and the task that wakes them.
+#[derive(Default)]
 pub(super) struct Pulse {
-    back: watch::Sender<()>,
+    ahead: Notify,
+    waiting: AtomicUsize,
+    /// Runs while anybody waits.
     task: Mutex<Option<AbortHandle>>,
-}
-
-impl Default for Pulse {
-    fn default() -> Self {
-        let (back, _) = watch::channel(());
-        Self {
-            back,
-            task: Mutex::default(),
-        }
-    }
 }
 
 impl Drop for Pulse {
@@ -45,98 +42,121 @@ impl Drop for Pulse {
     }
 }
 
-impl Agent {
-    /// Waits after `error` until it is time for the next try: for `retry_in`, or until the agent is seen to have come
-    /// back from an outage.
-    pub(super) async fn pause(self: &Arc<Self>, retry_in: Duration, error: &ConsulError) {
-        if !error.is_outage() {
-            return sleep(retry_in).await;
-        }
-        let mut back = self.pulse.back.subscribe();
-        self.feel();
+impl Pulse {
+    /// Waits until it is time for the next try: at `until`, or ahead of it. Says whether it is ahead of it.
+    pub(super) async fn pause(self: &Arc<Self>, until: Instant) -> bool {
+        let woken = self.ahead.notified();
+        let _waiting = Waiting::begin(self);
         tokio::select! {
-            () = sleep(retry_in) => {}
-            _ = back.changed() => sleep(SPREAD.mul_f64(rand::random())).await,
+            () = sleep_until(until) => false,
+            () = woken => {
+                sleep(SPREAD.mul_f64(rand::random())).await;
+                true
+            }
         }
     }
 
-    /// Sees to it that somebody finds out when the agent is back.
-    fn feel(self: &Arc<Self>) {
-        let mut task = self
-            .pulse
-            .task
-            .lock()
-            .expect("nothing panics under this lock");
-        if task.as_ref().is_none_or(AbortHandle::is_finished) {
-            *task = Some(tokio::spawn(feel(Arc::downgrade(self))).abort_handle());
-        }
-    }
-
-    /// Whether it can be asked, and knows of a leader.
-    async fn is_well(&self) -> bool {
-        let path = "/v1/status/leader".to_owned();
-        let answer = self.call(Method::GET, path, Bytes::new(), TIMEOUT).await;
-        // An address in quotes; without a leader, an empty text in quotes.
-        answer.is_ok_and(|(_, body)| body.len() > 2)
+    /// Somebody who had failed got an answer: all others may ask too.
+    pub(super) fn recovered(&self) {
+        self.ahead.notify_waiters();
     }
 }
 
-async fn feel(agent: Weak<Agent>) {
-    let mut was_down = false;
+/// One who backs off, for as long as this exists.
+struct Waiting<'a>(&'a Pulse);
+
+impl<'a> Waiting<'a> {
+    fn begin(pulse: &'a Arc<Pulse>) -> Self {
+        pulse.waiting.fetch_add(1, SeqCst);
+        let mut task = pulse.task.lock().expect("nothing panics under this lock");
+        if task.is_none() {
+            *task = Some(tokio::spawn(beat(Arc::downgrade(pulse))).abort_handle());
+        }
+        Self(pulse)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, SeqCst);
+    }
+}
+
+async fn beat(pulse: Weak<Pulse>) {
     loop {
         sleep(INTERVAL.mul_f64(0.75 + rand::random::<f64>() / 2.0)).await;
-        let Some(agent) = agent.upgrade() else { return };
-        if agent.is_well().await {
-            // Who failed although it was well backs off as long as he thinks right.
-            if was_down {
-                agent.pulse.back.send_replace(());
-            }
+        let Some(pulse) = pulse.upgrade() else { return };
+        let mut task = pulse.task.lock().expect("nothing panics under this lock");
+        if pulse.waiting.load(SeqCst) == 0 {
+            // Whoever comes now finds the place empty.
+            *task = None;
             return;
         }
-        was_down = true;
+        pulse.ahead.notify_one();
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use http::Uri;
-    use tokio::{
-        io::{AsyncReadExt, AsyncWriteExt},
-        net::TcpListener,
-        time::timeout,
-    };
+    use tokio::time::{Instant, advance};
 
     use super::*;
-    use crate::discovery::ConsulConfig;
 
-    const LONG: Duration = Duration::from_secs(600);
+    const LONG: Duration = Duration::from_secs(60);
 
-    #[tokio::test]
-    async fn who_backs_off_from_an_outage_is_woken_when_it_is_over_and_nobody_else_is() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let config = ConsulConfig {
-            address: Uri::try_from(format!("http://{address}")).unwrap(),
-            ..ConsulConfig::default()
-        };
-        let agent = Arc::new(Agent::new(config).unwrap());
-        let outage = ConsulError::TimedOut(LONG);
-        let mut waits = tokio_test::task::spawn(agent.pause(LONG, &outage));
-        let mut other = tokio_test::task::spawn(agent.pause(LONG, &ConsulError::Hidden));
-        assert!(waits.poll().is_pending() && other.poll().is_pending());
-        // The first says that there is no leader, the second that there is one.
-        for leader in ["\"\"", "\"127.0.0.1:8300\""] {
-            let (mut stream, _) = timeout(LONG, listener.accept()).await.unwrap().unwrap();
-            let mut request = [0; 1024];
-            let length = stream.read(&mut request).await.unwrap();
-            assert!(request[..length].starts_with(b"GET /v1/status/leader "));
-            assert!(waits.poll().is_pending());
-            let length = leader.len();
-            let head =
-                format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n");
-            stream.write_all((head + leader).as_bytes()).await.unwrap();
+    fn tasks() -> usize {
+        tokio::runtime::Handle::current()
+            .metrics()
+            .num_alive_tasks()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_those_who_back_off_one_a_second_asks_ahead_of_time_and_all_when_one_has_recovered()
+    {
+        let pulse = Arc::new(Pulse::default());
+        let start = Instant::now();
+        let pauses = (0..30).map(|_| {
+            let pulse = Arc::clone(&pulse);
+            tokio::spawn(async move { (pulse.pause(start + LONG).await, start.elapsed()) })
+        });
+        let pauses: Vec<_> = pauses.collect();
+        for seconds in 0..10 {
+            let woken = pauses.iter().filter(|pause| pause.is_finished()).count();
+            assert!(
+                woken <= 2 * seconds && 2 * woken >= seconds,
+                "{woken} in {seconds} s"
+            );
+            sleep(Duration::from_secs(1)).await;
         }
-        timeout(Duration::from_secs(30), waits).await.unwrap();
-        assert!(other.poll().is_pending());
+        pulse.recovered();
+        sleep(SPREAD).await;
+        for pause in pauses {
+            let (ahead, after) = pause.await.unwrap();
+            assert!(ahead && after <= Duration::from_secs(11));
+        }
+        // Nobody waits, so nothing runs.
+        sleep(2 * INTERVAL).await;
+        assert_eq!(tasks(), 0);
+        // And it begins again; one whose time has come does not wait.
+        assert!(!pulse.pause(Instant::now() + SPREAD).await);
+        assert!(pulse.pause(Instant::now() + LONG).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_gone_is_not_woken_in_place_of_another() {
+        let pulse = Arc::new(Pulse::default());
+        let until = Instant::now() + LONG;
+        let gone = tokio_test::task::spawn(pulse.pause(until));
+        drop(gone);
+        let mut gone = tokio_test::task::spawn(pulse.pause(until));
+        assert!(gone.poll().is_pending());
+        let mut stays = tokio_test::task::spawn(pulse.pause(until));
+        assert!(stays.poll().is_pending());
+        drop(gone);
+        advance(2 * INTERVAL).await;
+        assert!(stays.await);
+        drop(pulse);
+        tokio::task::yield_now().await;
+        assert_eq!(tasks(), 0);
     }
 }

@@ -9,7 +9,10 @@ use bytes::Bytes;
 use http::{Method, StatusCode, uri::Authority};
 use serde::{Deserialize, Serialize};
 
-use super::client::{Agent, ConsulError, TIMEOUT, read, segment};
+use super::{
+    client::{Agent, ConsulError, TIMEOUT, read, segment},
+    health::literal,
+};
 use crate::{
     discovery::registration::{
         AddressTag, Answer, Check, Found, Health, Instance, Registry, authority,
@@ -58,6 +61,8 @@ struct CheckDefinition {
     #[serde(rename = "CheckID")]
     id: String,
     deregister_critical_service_after: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<&'static str>,
     #[serde(flatten)]
     kind: CheckKind,
 }
@@ -90,7 +95,7 @@ enum CheckKind {
 }
 
 impl<'a> ServiceDefinition<'a> {
-    fn of(instance: &'a Instance) -> Self {
+    fn of(instance: &'a Instance, passing: bool) -> Self {
         let Instance {
             service,
             id,
@@ -122,6 +127,7 @@ impl<'a> ServiceDefinition<'a> {
             check: CheckDefinition {
                 id: check_id(id),
                 deregister_critical_service_after: millis(*deregister_after),
+                status: passing.then_some("passing"),
                 kind: CheckKind::of(check),
             },
         }
@@ -183,7 +189,27 @@ struct CheckEntry {
     id: String,
     #[serde(rename = "ServiceID", default)]
     service: String,
+    #[serde(rename = "Type", default)]
+    kind: String,
     status: String,
+    output: Option<String>,
+}
+
+impl CheckEntry {
+    /// Whether it says that nobody is there: not one that was not made yet, or which somebody answered that he is not
+    /// ready; nor that of an operator, who took the instance out of service.
+    fn found_nobody(&self) -> bool {
+        let output = self.output.as_deref().unwrap_or_default();
+        let answered = match &*self.kind {
+            "http" => output.starts_with("HTTP "),
+            "ttl" => !output.starts_with("TTL expired"),
+            _ => false,
+        };
+        self.status == "critical"
+            && !self.id.starts_with(MAINTENANCE)
+            && !output.is_empty()
+            && !answered
+    }
 }
 
 /// What `/v1/agent/service/ID` answers.
@@ -192,8 +218,9 @@ struct CheckEntry {
 struct ServiceEntry {
     #[serde(default)]
     address: String,
+    // Consul takes any number here, and a wrong one is replaced like any other.
     #[serde(default)]
-    port: u16,
+    port: i64,
     #[serde(default)]
     meta: Option<BTreeMap<String, String>>,
 }
@@ -211,7 +238,10 @@ impl Agent {
 
     /// All checks of one instance.
     async fn checks(&self, id: &EndpointId) -> Result<Vec<CheckEntry>, ConsulError> {
-        checks_of(&self.get("/v1/agent/checks".into()).await?, id)
+        // Agents that know no filter give all of them.
+        let filter = format!("ServiceID=={}", literal(id.as_str()));
+        let path = format!("/v1/agent/checks?filter={}", segment(&filter));
+        checks_of(&self.get(path).await?, id)
     }
 }
 
@@ -234,7 +264,9 @@ fn found(body: &[u8]) -> Result<Found, ConsulError> {
         meta,
     } = read(body)?;
     Ok(Found {
-        address: authority(&address, port),
+        address: u16::try_from(port)
+            .ok()
+            .and_then(|port| authority(&address, port)),
         metadata: meta.unwrap_or_default(),
     })
 }
@@ -253,17 +285,14 @@ impl Registry for Agent {
     fn is_alive<'a>(&'a self, id: &'a EndpointId) -> Answer<'a, bool> {
         Box::pin(async move {
             let checks = self.checks(id).await?;
-            let failed = |check: &CheckEntry| {
-                check.status == "critical" && !check.id.starts_with(MAINTENANCE)
-            };
-            Ok(!checks.iter().any(failed))
+            Ok(!checks.iter().any(CheckEntry::found_nobody))
         })
     }
 
-    fn register<'a>(&'a self, instance: &'a Instance) -> Answer<'a, ()> {
+    fn register<'a>(&'a self, instance: &'a Instance, passing: bool) -> Answer<'a, ()> {
         Box::pin(async move {
             let checks = self.checks(&instance.id).await?;
-            let body = serde_json::to_vec(&ServiceDefinition::of(instance))
+            let body = serde_json::to_vec(&ServiceDefinition::of(instance, passing))
                 .expect("a definition has texts and numbers only");
             let mut path = "/v1/agent/service/register".to_owned();
             // Checks that another program left would stay beside the new one. So would the one by which an operator
@@ -340,7 +369,8 @@ mod tests {
             },
             deregister_after: Duration::from_secs(300),
         };
-        let sent = |instance: &Instance| serde_json::to_value(ServiceDefinition::of(instance));
+        let sent =
+            |instance: &Instance| serde_json::to_value(ServiceDefinition::of(instance, false));
         assert_eq!(
             sent(&instance).unwrap(),
             json!({
@@ -352,6 +382,8 @@ mod tests {
                 },
             })
         );
+        let again = serde_json::to_value(ServiceDefinition::of(&instance, true)).unwrap();
+        assert_eq!(again["Check"]["Status"], "passing");
         instance.check = Check::Grpc {
             address: "10.0.0.1:1".parse().unwrap(),
             service: None,
@@ -367,5 +399,51 @@ mod tests {
                 "DeregisterCriticalServiceAfter": "300000ms",
             })
         );
+    }
+
+    #[test]
+    fn a_check_finds_nobody_only_where_nobody_has_answered() {
+        let found_nobody = |kind: &str, status: &str, output: serde_json::Value| {
+            let entry = json!({
+                "CheckID": "service:a", "ServiceID": "a", "Type": kind, "Status": status, "Output": output,
+            });
+            serde_json::from_value::<CheckEntry>(entry)
+                .unwrap()
+                .found_nobody()
+        };
+        let refused = "Get \"http://a:1/\": dial tcp: connect: connection refused";
+        assert!(found_nobody("http", "critical", refused.into()));
+        assert!(found_nobody(
+            "ttl",
+            "critical",
+            "TTL expired (last output before timeout follows): ".into()
+        ));
+        assert!(found_nobody(
+            "grpc",
+            "critical",
+            "connection refused".into()
+        ));
+        assert!(
+            found_nobody("", "critical", refused.into()),
+            "an older agent does not tell the kind"
+        );
+        for output in [
+            "".into(),
+            serde_json::Value::Null,
+            "HTTP GET http://a:1/: 503 Service Unavailable Output: no".into(),
+        ] {
+            assert!(!found_nobody("http", "critical", output));
+        }
+        assert!(!found_nobody("http", "passing", refused.into()));
+        assert!(!found_nobody("ttl", "critical", "out of disk".into()));
+    }
+
+    #[test]
+    fn an_instance_with_an_odd_port_is_read_all_the_same() {
+        for port in ["-1", "70000", "0"] {
+            let entry: ServiceEntry =
+                read(format!(r#"{{"Address": "a", "Port": {port}}}"#).as_bytes()).unwrap();
+            assert_eq!(entry.port.to_string(), port);
+        }
     }
 }

@@ -180,17 +180,21 @@ async fn turn(agent: Arc<Agent>, path: String, changed: watch::Sender<()>) -> In
         sleep_until(bucket.take(Instant::now())).await;
         match agent.index(&path, index).await {
             Ok(new) => {
+                if failures > 0 {
+                    agent.pulse.recovered();
+                }
                 failures = 0;
                 if new != index {
                     changed.send_replace(());
                 }
                 index = next_index(index, new);
             }
-            Err(error) => {
+            // Those who look find out too, and tell.
+            Err(_) => {
                 index = 0;
                 let retry_in = BACKOFF.full_jitter(failures, &mut rand::rng());
                 failures = failures.saturating_add(1);
-                agent.pause(retry_in, &error).await;
+                agent.pulse.pause(Instant::now() + retry_in).await;
             }
         }
     }

@@ -1,17 +1,18 @@
-//! Follows one service with blocking queries, by the rules of [`Pace`]; that nobody is there is not believed of a token
-//! that may not see anybody.
+//! Follows one service with blocking queries, by the rules of [`Pace`]; what an agent does not name any more is not
+//! believed to be gone as long as it may have forgotten it, nor because the token may not see it.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, convert::Infallible, sync::Arc};
 
 use super::{
     client::{Agent, ConsulError},
     config::Query,
-    health::Answer,
+    health::{Answer, Question},
     turn::Turns,
 };
 use crate::{
     discovery::{pace::Pace, publish::Publisher},
-    endpoint::Snapshot,
+    endpoint::{Endpoint, Snapshot},
+    name::EndpointId,
 };
 
 /// Keeps a set up to date until it is aborted.
@@ -24,47 +25,88 @@ async fn ask(agent: &Arc<Agent>, query: &Query, publisher: &Publisher) -> Infall
     let mut pace = Pace::new(agent.config.wait());
     let mut turns = Turns::new(agent, query);
     loop {
-        if turns.come(pace.index, pace.wait).await {
+        let turned = turns.come(pace.index, pace.wait).await;
+        if turned {
             // The agent was not asked to wait, so the set is looked at as it is.
             pace.look_again();
         }
         let (index, wait) = pace.next().await;
+        let doubtful = pace.is_doubtful();
+        let question = Question {
+            index,
+            wait,
+            all: doubtful,
+            // What is cached, or a server that lags, may not know yet of what has just turned the tide.
+            fresh: turned || doubtful,
+        };
         let known = publisher.known();
         let answer = {
             let _place = turns.place().await;
-            believed(agent, query, publisher, &known, index, wait).await
+            believed(agent, query, publisher, &known, question).await
         };
         match answer {
             Ok(answer) => {
-                let is_loss = !known.is_empty() && answer.endpoints.is_empty();
-                if pace.answered(answer.index, is_loss) {
+                if pace.is_failing() {
+                    agent.pulse.recovered();
+                }
+                let doubtful = pace.answered(answer.index);
+                let forgotten = pace.is_anew() || answer.endpoints.is_empty();
+                let kept: Vec<_> = lost(&known, &answer.endpoints)
+                    .filter(|endpoint| doubtful && answer.may_be_back(&endpoint.id, forgotten))
+                    .cloned()
+                    .collect();
+                if kept.is_empty() {
                     publisher.confirm(answer.endpoints);
+                } else if question.all {
+                    pace.doubted();
+                    publisher.confirm(
+                        kept.into_iter()
+                            .chain(answer.endpoints.iter().cloned())
+                            .collect(),
+                    );
+                } else {
+                    // Only those who are well were asked for, and some of the others may not have been checked yet.
+                    pace.look_again();
                 }
             }
             Err(error) => {
-                let retry_in = pace.failed();
-                publisher.failed(&error, retry_in);
-                agent.pause(retry_in, &error).await;
+                if let Some(retry_in) = pace.failed() {
+                    publisher.failed(&error, retry_in);
+                }
+                agent.pulse.pause(pace.retry_at()).await;
             }
         }
     }
 }
 
-/// An answer, unless it says that nobody is left only because the token may not see them any more.
+/// What was known and is not there any more.
+fn lost<'a>(known: &'a Snapshot, now: &'a Snapshot) -> impl Iterator<Item = &'a Arc<Endpoint>> {
+    known
+        .beside(now)
+        .filter(|(_, place)| place.is_none())
+        .map(|(endpoint, _)| endpoint)
+}
+
+/// An answer, unless it lacks somebody only because the token may not see him any more.
 async fn believed(
     agent: &Agent,
     query: &Query,
     publisher: &Publisher,
     known: &Snapshot,
-    index: u64,
-    wait: Duration,
+    question: Question,
 ) -> Result<Answer, ConsulError> {
     let service = publisher.service();
-    let answer = agent.instances(service, query, index, wait).await?;
-    if let Some(endpoint) = known.first().filter(|_| answer.endpoints.is_empty())
-        && !agent.may_see(service, endpoint).await?
-    {
+    let answer = agent.instances(service, query, question).await?;
+    let nodes: BTreeSet<_> = lost(known, &answer.endpoints)
+        .filter_map(|endpoint| node(&endpoint.id))
+        .collect();
+    if lost(known, &answer.endpoints).next().is_some() && !agent.may_see(service, &nodes).await? {
         return Err(ConsulError::Hidden);
     }
     Ok(answer)
+}
+
+/// The node in an id as [`Agent::instances`] makes it.
+fn node(id: &EndpointId) -> Option<&str> {
+    id.as_str().rsplit_once('@').map(|(_, node)| node)
 }

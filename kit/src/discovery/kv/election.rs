@@ -267,7 +267,10 @@ impl Election {
             match self.lock(pace).await {
                 Ok(Some(lock)) if lock.session.as_deref() == Some(session) => {}
                 Ok(_) => return Lost::Lock,
-                Err(_) => sleep(pace.failed().min(self.config.lease() / 10)).await,
+                Err(_) => {
+                    let most = self.config.lease() / 10;
+                    sleep(pace.failed().map_or(most, |retry_in| retry_in.min(most))).await;
+                }
             }
         }
     }
@@ -277,7 +280,7 @@ impl Election {
         let key = &self.config.key;
         let (index, wait) = pace.next().await;
         let found = self.locks.look(key, index, wait).await?;
-        pace.answered(found.index, false);
+        pace.answered(found.index);
         Ok(found.values.into_iter().find(|value| value.key == *key))
     }
 }

@@ -1,10 +1,10 @@
 //! Configuration that changes while the process runs.
 
-use std::{convert::Infallible, fmt, sync::Arc};
+use std::{convert::Infallible, fmt, sync::Arc, time::Duration};
 
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
-use tokio::{sync::watch, task::AbortHandle, time::sleep};
+use tokio::{sync::watch, task::AbortHandle};
 
 use super::{
     KeyValue, Stored, Values,
@@ -157,6 +157,11 @@ impl fmt::Debug for Policies {
     }
 }
 
+/// Nothing is applied, for what is there cannot be told from what is not.
+#[derive(Debug, thiserror::Error)]
+#[error("the token may not read all that is at {0}")]
+struct Hidden(String);
+
 type Apply<T> = dyn FnMut(T) -> Result<(), BoxError> + Send;
 
 /// What stands under a key.
@@ -193,24 +198,48 @@ impl<T: Serialize + DeserializeOwned> Document<T> {
         let mut pace = Pace::new(self.kv.wait());
         loop {
             let (index, wait) = pace.next().await;
-            match self.kv.look(&self.key, index, wait).await {
-                Ok(Values { mut values, index }) => {
-                    values.retain(|value| document::part(&self.key, &value.key).is_some());
-                    if pace.answered(index, values.is_empty() && !self.values.is_empty()) {
+            match self.look(index, wait).await {
+                Ok(Values { values, index }) => {
+                    if pace.is_failing() {
+                        self.kv.recovered();
+                    }
+                    if pace.answered(index) && values.is_empty() && !self.values.is_empty() {
+                        pace.doubted();
+                    } else {
                         self.take(&values);
                     }
                 }
                 Err(error) => {
-                    let retry_in = pace.failed();
-                    self.observer.observe(Event::ConfigFailed {
-                        key: &self.key,
-                        error: &*error,
-                        retry_in,
-                    });
-                    sleep(retry_in).await;
+                    if let Some(retry_in) = pace.failed() {
+                        self.observer.observe(Event::ConfigFailed {
+                            key: &self.key,
+                            error: &*error,
+                            retry_in,
+                        });
+                    }
+                    self.kv.pause(pace.retry_at()).await;
                 }
             }
         }
+    }
+
+    /// The values of this document. Those that are gone must be gone, and not only out of sight.
+    async fn look(&mut self, index: u64, wait: Duration) -> Result<Values, BoxError> {
+        let mut found = self.kv.look(&self.key, index, wait).await?;
+        found
+            .values
+            .retain(|value| document::part(&self.key, &value.key).is_some());
+        let is_there = |key: &String| found.values.iter().any(|value| value.key == *key);
+        let known = self.values.iter().map(|(key, _)| key);
+        let mut gone: Vec<_> = known.filter(|key| !is_there(key)).cloned().collect();
+        if found.values.is_empty() {
+            // At the beginning too, so that somebody hears of it.
+            gone.push(self.key.clone());
+        }
+        if !gone.is_empty() && !self.kv.may_read(&gone).await? {
+            return Err(Box::new(Hidden(self.key.clone())));
+        }
+        Ok(found)
     }
 
     /// Takes what the registry said, if it is not what it said before.

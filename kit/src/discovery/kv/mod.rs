@@ -8,7 +8,9 @@ mod document;
 mod election;
 mod live;
 
-use std::time::Duration;
+use std::{future::Future, pin::Pin, time::Duration};
+
+use tokio::time::{Instant, sleep_until};
 
 pub use self::{
     document::DocumentError,
@@ -29,7 +31,26 @@ pub trait KeyValue: Send + Sync + 'static {
     /// All values whose keys begin with `prefix`, ordered by key: at once if `index` is 0, else when they may no
     /// longer be what they were at `index`, or when `wait` is over.
     fn look<'a>(&'a self, prefix: &'a str, index: u64, wait: Duration) -> Answer<'a, Values>;
+
+    /// Whether the caller may read all values whose keys begin with one of `prefixes`: a registry may leave out what he
+    /// may not read, as if it were not there. Asked when values are gone. Default: yes.
+    fn may_read<'a>(&'a self, prefixes: &'a [String]) -> Answer<'a, bool> {
+        let _ = prefixes;
+        Box::pin(std::future::ready(Ok(true)))
+    }
+
+    /// Waits after a failure until it is time for the next question: at `until`, or ahead of it if there is a reason,
+    /// such as a look at whether the trouble is over. Default: at `until`.
+    fn pause(&self, until: Instant) -> Pause<'_> {
+        Box::pin(sleep_until(until))
+    }
+
+    /// Somebody who had failed got an answer; others in [`pause`](Self::pause) may ask again. Default: they wait on.
+    fn recovered(&self) {}
 }
+
+/// A wait, which may end early.
+pub type Pause<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
 
 /// Locks that are held by sessions: a session that is not renewed in time ends, and its locks are free.
 pub trait Locks: KeyValue {

@@ -2,8 +2,9 @@
 //!
 //! A registration carries the mark of its process, so whoever finds its id taken can tell by whom. What is under the
 //! id is replaced if it is at the very address at which this process listens, since nobody else can be there, or if
-//! its check has failed: a process that was killed and started again is back at once, at another address as soon as
-//! the check has noticed. A process that lives keeps its id, and the second one is told so.
+//! its check has failed for [`GRACE`]: a process that was killed and started again is back at once, at another address
+//! soon after the check has noticed. A process that lives keeps its id, and the second one is told so. Of two that say
+//! that they are at one address the later one has it, and the earlier one is told so.
 
 mod instance;
 mod registry;
@@ -14,7 +15,7 @@ use http::uri::Authority;
 use tokio::{
     sync::{oneshot, watch},
     task::JoinHandle,
-    time::sleep,
+    time::{Instant, sleep, timeout},
 };
 use uuid::Uuid;
 
@@ -35,9 +36,12 @@ const KEEP: Duration = Duration::from_secs(2);
 /// After a failure. The agent is near, and nobody finds the instance while it is not registered.
 const BACKOFF: Backoff = Backoff {
     base: Duration::from_millis(200),
-    max: Duration::from_secs(5),
+    max: Duration::from_secs(2),
 };
-/// How long deregistering may take in all: what ends does not wait for an agent that is gone.
+/// So long a check must have failed until whoever it was made of is taken to be dead.
+const GRACE: Duration = Duration::from_secs(5);
+/// How long deregistering may take, and how long what is under way before it: what ends does not wait for an agent that
+/// is gone.
 const FAREWELL: Duration = Duration::from_secs(3);
 /// The key of the metadata that tells processes apart.
 const PROCESS: &str = "process";
@@ -49,7 +53,8 @@ pub struct Registration {
     registry: Arc<dyn Registry>,
     instance: Instance,
     observer: SharedObserver,
-    readiness: Arc<Readiness>,
+    /// `None`: always well.
+    readiness: Option<Arc<Readiness>>,
 }
 
 impl Registration {
@@ -65,19 +70,32 @@ impl Registration {
             registry,
             instance,
             observer,
-            readiness: Arc::new(|| Box::pin(async { Ok(()) })),
+            readiness: None,
         }
     }
 
-    /// Says how the instance is, where its check is [`Check::Ttl`]: `readiness` is asked before each word to the
-    /// registry, and should answer within a second. Without it the instance is always well.
+    /// Says how the instance is, where its check is [`Check::Ttl`], and when it registers again: `readiness` is asked
+    /// before each word to the registry, and should answer within a second. Without it the instance is always well, but
+    /// [`server::run`](crate::server::run) says what its `/readyz` says.
     #[must_use]
     pub fn reporting<F>(mut self, readiness: impl Fn() -> F + Send + Sync + 'static) -> Self
     where
         F: Future<Output = Result<(), BoxError>> + Send + 'static,
     {
-        self.readiness = Arc::new(move || Box::pin(readiness()));
+        self.readiness = Some(Arc::new(move || Box::pin(readiness())));
         self
+    }
+
+    /// The same, unless somebody has said already how the instance is.
+    #[must_use]
+    pub(crate) fn or_reporting<F>(self, readiness: impl Fn() -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = Result<(), BoxError>> + Send + 'static,
+    {
+        if self.readiness.is_some() {
+            return self;
+        }
+        self.reporting(readiness)
     }
 
     /// The instance.
@@ -108,9 +126,10 @@ impl Registration {
         known: watch::Sender<bool>,
     ) -> Result<(), RegistrationError> {
         let mut failures = 0;
+        let mut other = Other::default();
         loop {
             let registered = *known.borrow();
-            let pause = match self.ensure(registered).await {
+            let pause = match self.ensure(registered, &mut other).await {
                 Ok(()) => {
                     failures = 0;
                     known.send_replace(true);
@@ -140,40 +159,54 @@ impl Registration {
                 () = sleep(pause) => {}
             }
         }
-        tokio::time::timeout(FAREWELL, self.leave())
+        timeout(FAREWELL, self.leave())
             .await
             .unwrap_or(Err(RegistrationError::TimedOut(FAREWELL)))
     }
 
     /// Registers the instance unless the registry has it, and says how it is where that is its own to say.
-    async fn ensure(&self, known: bool) -> Result<(), RegistrationError> {
+    async fn ensure(&self, known: bool, other: &mut Other) -> Result<(), RegistrationError> {
         let id = &self.instance.id;
         match self.registry.find(id).await? {
-            Some(found) if self.is_mine(&found, known) => {}
+            Some(found) if self.is_mine(&found, known) => *other = Other::default(),
             Some(found) => {
-                // Who was pushed aside by another at the same address says so, and does not push back at once.
-                let free = !known && self.is_here(&found) || !self.registry.is_alive(id).await?;
+                let process = found.metadata.get(PROCESS);
+                if known && self.is_here(&found) {
+                    other.usurper = process.cloned();
+                }
+                // Who was pushed aside by another at the same address does not push back, for ever and in turn.
+                let usurped = other.usurper.is_some() && other.usurper.as_ref() == process;
+                let free = !known && !usurped && self.is_here(&found)
+                    || other.is_dead(self.registry.is_alive(id).await?);
                 if !free {
                     return Err(RegistrationError::Taken {
                         id: id.clone(),
                         address: found.address,
                     });
                 }
-                self.register().await?;
+                self.register(false).await?;
             }
-            None => self.register().await?,
+            // It was found well before it was forgotten, and need not wait for its first check if it still is.
+            None => self.register(known && self.health().await.is_ok()).await?,
         }
         if let Check::Ttl { .. } = self.instance.check {
-            let health = match (self.readiness)().await {
+            let health = match self.health().await {
                 Ok(()) => Health::Passing,
                 Err(error) => Health::Critical(Chain(&*error).to_string()),
             };
             if !self.registry.report(id, &health).await? {
-                self.register().await?;
+                self.register(false).await?;
                 self.registry.report(id, &health).await?;
             }
         }
         Ok(())
+    }
+
+    async fn health(&self) -> Result<(), BoxError> {
+        match &self.readiness {
+            Some(readiness) => readiness().await,
+            None => Ok(()),
+        }
     }
 
     /// Whether it was this process that registered what was found. An operator who changes an instance in place, its
@@ -190,8 +223,8 @@ impl Registration {
         found.address.as_ref() == Some(&self.instance.address)
     }
 
-    async fn register(&self) -> Result<(), RegistrationError> {
-        self.registry.register(&self.instance).await?;
+    async fn register(&self, passing: bool) -> Result<(), RegistrationError> {
+        self.registry.register(&self.instance, passing).await?;
         self.observer.observe(Event::Registered {
             service: &self.instance.service,
             id: &self.instance.id,
@@ -210,6 +243,26 @@ impl Registration {
         self.registry.deregister(id).await?;
         self.observer.observe(Event::Deregistered { service, id });
         Ok(())
+    }
+}
+
+/// What is known of somebody else under the id.
+#[derive(Default)]
+struct Other {
+    /// The mark of who has taken our place at our own address.
+    usurper: Option<String>,
+    /// Since when he was found dead each time.
+    dead_since: Option<Instant>,
+}
+
+impl Other {
+    fn is_dead(&mut self, is_alive: bool) -> bool {
+        if is_alive {
+            self.dead_since = None;
+            return false;
+        }
+        let now = Instant::now();
+        now - *self.dead_since.get_or_insert(now) >= GRACE
     }
 }
 
@@ -241,15 +294,18 @@ impl Registered {
     }
 
     /// Takes the instance out of the registry, unless another process has taken its place there. Takes 3 s at most if
-    /// nothing is under way, and as much more as the registry needs for what is.
+    /// nothing is under way, and 3 s more if something is.
     ///
     /// # Errors
     /// If the registry could not be told; it then finds the instance's check failing.
     pub async fn deregister(mut self) -> Result<(), RegistrationError> {
         self.stop = None;
-        (&mut self.task)
-            .await
-            .unwrap_or_else(|error| Err(RegistrationError::Registry(error.into())))
+        match timeout(2 * FAREWELL, &mut self.task).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(error)) => Err(RegistrationError::Registry(error.into())),
+            // A question to an agent that hangs is broken off.
+            Err(_) => Err(RegistrationError::TimedOut(2 * FAREWELL)),
+        }
     }
 }
 
@@ -270,3 +326,6 @@ pub(super) fn authority(host: &str, port: u16) -> Option<Authority> {
         .ok()
         .filter(|a: &Authority| !a.host().is_empty() && !host.contains('@'))
 }
+
+#[cfg(test)]
+mod tests;

@@ -19,12 +19,14 @@ pub trait Registry: Send + Sync + 'static {
     /// What is there under this id, if anything is.
     fn find<'a>(&'a self, id: &'a EndpointId) -> Answer<'a, Option<Found>>;
 
-    /// Whether what is there under this id has not failed its check. Asked only if it is not the caller's own.
+    /// Whether what is there under this id may be alive: its check has not failed, or not been made yet, or somebody
+    /// answered it that he is not ready. Asked only if it is not the caller's own.
     fn is_alive<'a>(&'a self, id: &'a EndpointId) -> Answer<'a, bool>;
 
     /// Puts `instance` there, or replaces what is there under its id. What an operator said of it, such as that it is
-    /// under maintenance, stays.
-    fn register<'a>(&'a self, instance: &'a Instance) -> Answer<'a, ()>;
+    /// under maintenance, stays. With `passing` it is well until its first check says otherwise, without it is not
+    /// until then.
+    fn register<'a>(&'a self, instance: &'a Instance, passing: bool) -> Answer<'a, ()>;
 
     /// Says how an instance with [`Check::Ttl`](super::Check::Ttl) is; false if the registry does not know it.
     fn report<'a>(&'a self, id: &'a EndpointId, health: &'a Health) -> Answer<'a, bool>;

@@ -1,5 +1,7 @@
 //! Access that is denied, or taken away, while a service is followed.
 
+use kit::discovery::View;
+
 use super::*;
 
 const ROOT: &str = "5ebd4a32-0c00-4f3a-8f3c-0d4f0d7b7e11";
@@ -98,4 +100,69 @@ async fn access_that_is_taken_away_leaves_the_set_as_it_is_and_a_new_token_in_th
         world.agent.send("PUT", &out, &root, "").await.unwrap();
     }
     until(&mut watch, 0).await;
+}
+
+#[tokio::test]
+async fn policies_that_the_token_may_not_read_any_more_stay_and_are_followed_again_when_it_may() {
+    const KEYS: &str = r#"key_prefix \"kit/\" { policy = \"read\" }"#;
+    let agent = closed().await;
+    let id = policy(&agent, "/v1/acl/policy", KEYS).await;
+    let (_, secret) = token(&agent, &id).await;
+    let config = ConsulConfig {
+        token: Some(secret.parse().unwrap()),
+        wait: Duration::from_secs(1),
+        ..ConsulConfig::default()
+    };
+    let mut world = World::of(agent, config);
+    let say = async |agent: &Agent, key: &str, value: &str| {
+        as_root(agent, "PUT", &format!("/v1/kv/kit/users{key}"), value).await
+    };
+    say(
+        &world.agent,
+        "",
+        r#"{"retry": {"attempts": 7}, "timeout": "9s"}"#,
+    )
+    .await;
+    say(&world.agent, "/retry/attempts", "6").await;
+    let mut view = View::new(
+        world.consul.key_value(),
+        "kit/users",
+        ClientConfig::default(),
+        Arc::new(Names(world.sender.clone())),
+    );
+    let until = async |view: &mut View<ClientConfig>, attempts: u32| {
+        let reached = async {
+            while view.get().retry.attempts.get() != attempts {
+                view.changed().await;
+            }
+        };
+        timeout(PATIENCE, reached).await.unwrap();
+    };
+    until(&mut view, 6).await;
+    let path = format!("/v1/acl/policy/{id}");
+    // The agent leaves out what may not be read, as if it were not there: all of it, or a part.
+    for (round, rules) in (2..).zip([
+        r#"key_prefix \"other/\" { policy = \"read\" }"#,
+        r#"key_prefix \"kit/\" { policy = \"read\" } key \"kit/users/retry/attempts\" { policy = \"deny\" }"#,
+    ]) {
+        let before = view.get();
+        policy(&world.agent, &path, rules).await;
+        for _ in 0..3 {
+            world.event("ConfigFailed").await;
+        }
+        assert_eq!(view.get(), before);
+        say(&world.agent, "/retry/attempts", &round.to_string()).await;
+        policy(&world.agent, &path, KEYS).await;
+        until(&mut view, round).await;
+        assert_eq!(view.get().timeout, Duration::from_secs(9));
+    }
+    // Whoever may read believes that it is gone.
+    as_root(
+        &world.agent,
+        "DELETE",
+        "/v1/kv/kit/users/retry/attempts",
+        "",
+    )
+    .await;
+    until(&mut view, 7).await;
 }

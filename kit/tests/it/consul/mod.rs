@@ -299,6 +299,99 @@ async fn an_agent_that_kept_its_data_is_followed_again_without_a_gap() {
     emptied.abort();
 }
 
+/// The fewest endpoints that were seen from now on, until it is asked for.
+fn fewest(watch: &Watch) -> impl FnOnce() -> usize + use<> {
+    let mut watch = watch.clone();
+    let least = Arc::new(AtomicUsize::new(usize::MAX));
+    let seen = Arc::clone(&least);
+    let task = tokio::spawn(async move {
+        loop {
+            seen.fetch_min(watch.see().unwrap().len(), SeqCst);
+            watch.changed().await;
+        }
+    });
+    move || {
+        task.abort();
+        least.load(SeqCst)
+    }
+}
+
+#[tokio::test]
+async fn instances_that_come_back_one_by_one_to_an_agent_that_forgot_them_are_used_all_the_while() {
+    let mut world = World::new().await;
+    let mut watch = world.consul.watch(&users());
+    let healthy = [(); 4].map(|()| Healthy::listen());
+    let mut registered = Vec::new();
+    let mut instances = Vec::new();
+    for (number, healthy) in healthy.into_iter().enumerate() {
+        let healthy = healthy.await;
+        registered.push(world.register(healthy.instance(&format!("users-{number}"))));
+        instances.push(healthy);
+    }
+    until(&mut watch, 4).await;
+    for _ in 0..100 {
+        world.agent.put("/v1/kv/x").await.unwrap();
+    }
+    // Every question that has its answer has begun to wait.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let fewest = fewest(&watch);
+    // One of them does not come back.
+    drop(registered.pop());
+    drop(instances.pop());
+    world.agent.kill().await;
+    world.agent.start_again().await;
+    until(&mut watch, 3).await;
+    assert_eq!(fewest(), 3, "the set shrank further than it should");
+    let names: Vec<_> = watch
+        .current()
+        .unwrap()
+        .iter()
+        .map(|endpoint| endpoint.id.to_string())
+        .collect();
+    assert_eq!(names, ["users-0@n1", "users-1@n1", "users-2@n1"]);
+    for registered in registered {
+        registered.deregister().await.unwrap();
+    }
+    // It is well again by now, and believed at once.
+    until(&mut watch, 0).await;
+}
+
+#[tokio::test]
+async fn of_an_agent_that_kept_its_data_only_who_is_not_well_is_not_used_any_more() {
+    let data = tempfile::tempdir().unwrap();
+    let agent = Agent::start_in(data.path()).await;
+    let mut world = World::of(agent, ConsulConfig::default());
+    let mut watch = world.consul.watch(&users());
+    let instances = [
+        Healthy::listen().await,
+        Healthy::listen().await,
+        Healthy::listen().await,
+    ];
+    let registered: Vec<_> = instances
+        .iter()
+        .enumerate()
+        .map(|(number, healthy)| world.register(healthy.instance(&format!("users-{number}"))))
+        .collect();
+    until(&mut watch, 3).await;
+    let fewest = fewest(&watch);
+    world.agent.kill().await;
+    world.event("DiscoveryFailed").await;
+    instances[1].well.store(false, SeqCst);
+    world.agent.start_again().await;
+    let back = tokio::time::Instant::now();
+    until(&mut watch, 2).await;
+    // Not only after the time of doubt.
+    assert!(
+        back.elapsed() < Duration::from_secs(8),
+        "{:?}",
+        back.elapsed()
+    );
+    assert_eq!(fewest(), 2);
+    instances[1].well.store(true, SeqCst);
+    until(&mut watch, 3).await;
+    drop(registered);
+}
+
 #[tokio::test]
 async fn while_the_agent_is_down_the_last_good_set_stays() {
     for politely in [false, true] {

@@ -258,6 +258,25 @@ async fn a_second_process_with_the_same_id_is_told_so_until_the_first_one_is_gon
 }
 
 #[tokio::test]
+async fn a_process_that_is_not_ready_keeps_its_id() {
+    let world = World::new().await;
+    let [first, second] = [Healthy::listen().await, Healthy::listen().await];
+    // From before its first check on.
+    first.well.store(false, SeqCst);
+    let mut registered = world.register(first.instance("users-1"));
+    registered.registered().await;
+    let intruder = world.register(second.instance("users-1"));
+    // Longer than a dead one would be waited for.
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let checks = world.json("/v1/health/checks/users").await;
+    assert_eq!(checks[0]["Status"], "critical");
+    let told = world.json("/v1/agent/service/users-1").await;
+    assert_eq!(told["Port"], first.address.port());
+    intruder.deregister().await.unwrap();
+    registered.deregister().await.unwrap();
+}
+
+#[tokio::test]
 async fn an_instance_under_maintenance_is_not_found_also_when_it_starts_again() {
     let world = World::new().await;
     let mut watch = world.consul.watch(&users());

@@ -265,6 +265,7 @@ async fn as_a_process() {
     };
     let (app, mut requests) = held();
     let mut config = config();
+    config.drain.watchers = process::watchers();
     config.drain.in_flight = 2 * SOON;
     let listeners = Listeners::bind(&config).unwrap();
     println!("listens at {}", listeners.address());
@@ -300,6 +301,7 @@ mod process {
     use super::*;
 
     const WORK: &str = "IT_WORK_MS";
+    const WATCHERS: &str = "IT_WATCHERS_MS";
 
     /// How long this process takes to answer a request, if it is to be a server.
     pub(super) fn work() -> Option<Duration> {
@@ -307,9 +309,20 @@ mod process {
         Some(Duration::from_millis(work.parse().unwrap()))
     }
 
+    /// How long this process waits for those who watch it.
+    pub(super) fn watchers() -> Duration {
+        let millis = std::env::var(WATCHERS).ok();
+        millis.map_or(Duration::ZERO, |millis| {
+            Duration::from_millis(millis.parse().unwrap())
+        })
+    }
+
     /// A process that has just begun to handle a request, which takes it this long, the connection on which that
     /// came, and its output.
-    async fn busy(work: Duration) -> (Child, TcpStream, Lines<BufReader<ChildStdout>>) {
+    async fn busy(
+        work: Duration,
+        watchers: Duration,
+    ) -> (Child, TcpStream, Lines<BufReader<ChildStdout>>) {
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args([
                 "server::drain::as_a_process",
@@ -318,6 +331,7 @@ mod process {
                 "--nocapture",
             ])
             .env(WORK, work.as_millis().to_string())
+            .env(WATCHERS, watchers.as_millis().to_string())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .kill_on_drop(true)
@@ -350,16 +364,18 @@ mod process {
     #[tokio::test]
     async fn a_signal_lets_requests_finish_and_the_process_exits_with_success() {
         for name in ["-TERM", "-INT"] {
-            let (mut child, mut stream, _lines) = busy(Duration::from_millis(300)).await;
+            let (mut child, mut stream, _lines) =
+                busy(Duration::from_millis(300), Duration::ZERO).await;
             signal(&child, name).await;
             let answer = read_to_end(&mut stream).await;
             assert!(answer.ends_with("done"), "{name}: {answer:?}");
             assert!(child.wait().await.unwrap().success(), "{name}");
         }
     }
+
     #[tokio::test]
     async fn a_second_signal_stops_it_at_once_and_it_exits_with_failure() {
-        let (mut child, mut stream, _lines) = busy(2 * SOON).await;
+        let (mut child, mut stream, _lines) = busy(2 * SOON, Duration::ZERO).await;
         let status = async {
             loop {
                 signal(&child, "-TERM").await;
@@ -372,5 +388,18 @@ mod process {
         let status = tokio::time::timeout(SOON, status).await.unwrap();
         assert!(!status.success());
         assert_eq!(read_to_end(&mut stream).await, "");
+    }
+
+    #[tokio::test]
+    async fn a_second_signal_is_heard_in_whichever_phase_of_the_drain_it_comes() {
+        let watchers = Duration::from_secs(1);
+        let (mut child, stream, _lines) = busy(2 * SOON, watchers).await;
+        let address = stream.peer_addr().unwrap();
+        signal(&child, "-TERM").await;
+        // The wait for watchers is over, and that for requests in flight has just begun.
+        refused(address).await;
+        signal(&child, "-TERM").await;
+        let status = tokio::time::timeout(SOON, child.wait()).await.unwrap();
+        assert!(!status.unwrap().success());
     }
 }
