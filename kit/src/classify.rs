@@ -10,6 +10,7 @@ use crate::{
     BoxError,
     context::Context,
     error::{Code, Error},
+    name::Priority,
     rejection::{NotSent, Rejection, RetriesSpent, find_cause},
     wire::{self, GRPC_STATUS, IDEMPOTENCY_KEY},
 };
@@ -109,6 +110,22 @@ pub trait Classify<T>: Clone {
             Ok(answer) => self.classify(answer),
             Err(error) => self.classify_error(error),
         }
+    }
+}
+
+/// Says how long requests of type `R` are still served when there is too much to do.
+pub trait Prioritize<R> {
+    /// What the request says of itself.
+    fn priority(&self, _: &R) -> Priority {
+        Priority::Normal
+    }
+}
+
+impl<R> Prioritize<R> for AnySuccess {}
+
+impl<B> Prioritize<http::Request<B>> for HttpClassify {
+    fn priority(&self, request: &http::Request<B>) -> Priority {
+        wire::priority(request.headers()).unwrap_or_default()
     }
 }
 

@@ -12,7 +12,7 @@ use http::Extensions;
 use tokio::time::Instant;
 
 use crate::{
-    name::Method,
+    name::{Method, Priority},
     sync::atomic::{AtomicU64, Ordering::Relaxed},
 };
 
@@ -37,6 +37,11 @@ pub struct Context {
     /// The method whose call this is the context of. Generated code fills it in, on both sides; a context without
     /// it is that of a call still to be made.
     pub method: Option<&'static Method>,
+    /// Who calls, as a server found out: for handlers to read. It goes no further than to them.
+    pub caller: Caller,
+    /// What a server sheds first when it has too much to do. It goes along to the calls that are made while this one is
+    /// handled. `None`: as the method that is called says.
+    pub priority: Option<Priority>,
     /// Which endpoints this call was tried at, filled in by whoever may try it again.
     pub tried: Option<Tried>,
 }
@@ -94,7 +99,7 @@ impl Context {
     }
 
     /// What a call made while handling this one starts with: the same deadline and trace. The idempotency key
-    /// stays behind, for it names this call and not that one. The attempt count goes along, so that a deeper
+    /// stays behind, for it names this call and not that one, and so does who made this one. The attempt count goes along, so that a deeper
     /// hop does not multiply retries.
     pub fn child(&self) -> Self {
         Self {
@@ -104,7 +109,17 @@ impl Context {
             previous_attempts: self.previous_attempts,
             idempotency_key: None,
             method: None,
+            caller: Caller::NotAsked,
+            priority: self.priority,
             tried: None,
+        }
+    }
+
+    /// Who calls, if that is known.
+    pub fn identity(&self) -> Option<&Identity> {
+        match &self.caller {
+            Caller::Known(identity) => Some(identity),
+            Caller::NotAsked | Caller::Anonymous => None,
         }
     }
 
@@ -116,6 +131,34 @@ impl Context {
         self.method = None;
         self.tried = None;
         self
+    }
+}
+
+/// Who calls, as far as a server has asked.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Caller {
+    /// Nothing in the server asks.
+    #[default]
+    NotAsked,
+    /// It was asked, and did not say.
+    Anonymous,
+    /// It has said so, and that was found to be true.
+    Known(Identity),
+}
+
+/// Somebody who calls, and what it may do. Cloning copies two pointers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// Its name, for logs and for whoever looks after what belongs to whom; no secret.
+    pub name: Arc<str>,
+    /// What it was given, in words such as `users:write`.
+    pub scopes: Arc<[Box<str>]>,
+}
+
+impl Identity {
+    /// Whether it was given `scope`.
+    pub fn has(&self, scope: &str) -> bool {
+        self.scopes.iter().any(|given| **given == *scope)
     }
 }
 

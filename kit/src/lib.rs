@@ -5,6 +5,9 @@
 //! in the right order; [`macro@service`] makes a server and a client for JSON over HTTP and for gRPC from one
 //! trait.
 
+// What the macros write says `::kit`, here too.
+extern crate self as kit;
+
 // The vocabulary: words that all others share.
 pub mod body;
 pub mod classify;
@@ -24,6 +27,7 @@ pub mod balance;
 pub mod discovery;
 
 // Layers, each usable alone. They never import each other.
+pub mod authenticate;
 pub mod circuit_breaker;
 pub mod coalesce;
 pub mod concurrency;

@@ -2,6 +2,8 @@
 
 use std::{fmt, str::FromStr, sync::Arc, time::Duration};
 
+use crate::wire::Wire;
+
 /// Why a text is not a name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{what} {text:?} is not valid: {rule}")]
@@ -131,9 +133,79 @@ pub struct Method {
     /// Whether it answers with any number of messages, one after the other. Then what the stacks on both sides bound is
     /// the time to the first word of the answer, and the timeout here bounds all of it.
     pub streaming: bool,
+    /// On which wires it is served.
+    pub transport: Transport,
+    /// Who may call it.
+    pub access: Access,
+    /// What a server sheds first when it has too much to do.
+    pub priority: Priority,
     /// The longest that a server takes for it, and what a client waits whose caller sets no deadline. `None`: as
     /// long as the stacks on both sides allow. Neither is ever made longer by it.
     pub timeout: Option<Duration>,
+}
+
+/// On which wires a service is served and called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Transport {
+    /// As JSON over HTTP.
+    Http,
+    /// Over gRPC.
+    Grpc,
+    /// Over either, on one port.
+    Both,
+}
+
+impl Transport {
+    /// Whether it has this wire.
+    pub fn has(self, wire: Wire) -> bool {
+        match self {
+            Self::Http => wire == Wire::Json,
+            Self::Grpc => wire == Wire::Grpc,
+            Self::Both => true,
+        }
+    }
+}
+
+/// Who may call a method.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Access {
+    /// Whoever reaches it.
+    Anyone,
+    /// Who has said who it is, see [`crate::authenticate`].
+    Authenticated,
+    /// Who has, and was given this scope.
+    Scope(&'static str),
+}
+
+/// What a server sheds first when it has too much to do, see [`crate::concurrency`]. The greater, the longer it is
+/// served.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Priority {
+    /// Can wait or be left out: what runs by night, what fills a cache.
+    Sheddable,
+    /// What most calls are.
+    #[default]
+    Normal,
+    /// What people or money wait for, when all else has to stand back.
+    Critical,
+}
+
+impl Priority {
+    /// The word, as in the header and in the attribute.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Sheddable => "sheddable",
+            Self::Normal => "normal",
+            Self::Critical => "critical",
+        }
+    }
+
+    /// What `word` stands for.
+    pub fn from_word(word: &[u8]) -> Option<Self> {
+        [Self::Sheddable, Self::Normal, Self::Critical]
+            .into_iter()
+            .find(|priority| priority.as_str().as_bytes() == word)
+    }
 }
 
 impl Method {

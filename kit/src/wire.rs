@@ -11,6 +11,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use crate::{
     Body,
     error::{Error, Problem},
+    name::Priority,
 };
 
 /// How often a call was tried before this attempt, on both wires (the name is gRPC's, gRFC A6).
@@ -25,6 +26,10 @@ pub const REQUEST_TIMEOUT: HeaderName = HeaderName::from_static("request-timeout
 pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 /// Names a call, so that making it twice does it once (draft-ietf-httpapi-idempotency-key-header).
 pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
+/// What a server sheds first when it has too much to do: `sheddable`, `normal` or `critical`, see
+/// [`Priority`](crate::name::Priority). Absent is `normal`.
+pub const REQUEST_PRIORITY: HeaderName = HeaderName::from_static("request-priority");
 
 /// How a gRPC call ended; in the head of a response only where it ended before the first message.
 pub const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
@@ -98,6 +103,13 @@ impl Wire {
         }
         if error.retries_spent() {
             push_back(response.headers_mut());
+        }
+        if self == Self::Json && status == StatusCode::UNAUTHORIZED {
+            // What this status always comes with (RFC 9110, section 11.6.1).
+            let bearer = HeaderValue::from_static("Bearer");
+            response
+                .headers_mut()
+                .insert(header::WWW_AUTHENTICATE, bearer);
         }
         response.extensions_mut().insert(error);
         response
@@ -189,6 +201,11 @@ pub fn retry_after(headers: &HeaderMap) -> Option<Duration> {
         .and_then(|sent| date(sent.to_str().ok()?))
         .unwrap_or_else(SystemTime::now);
     Some(until.duration_since(sent).unwrap_or_default())
+}
+
+/// The priority that a request says it has. What is no such word is not there.
+pub fn priority(headers: &HeaderMap) -> Option<Priority> {
+    Priority::from_word(headers.get(REQUEST_PRIORITY)?.as_bytes())
 }
 
 /// Says that no other attempt is wanted.

@@ -43,6 +43,9 @@ static CREATE: name::Method = name::Method {
     http_path: "/create",
     idempotent: true,
     streaming: false,
+    transport: name::Transport::Both,
+    access: name::Access::Anyone,
+    priority: name::Priority::Normal,
     timeout: None,
 };
 

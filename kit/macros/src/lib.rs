@@ -27,16 +27,34 @@ use proc_macro::TokenStream;
 /// For a trait `Users` with the method `create`:
 /// - the trait itself, whose futures are `Send`; an implementation writes `async fn`;
 /// - `UsersServer<T>`, a `tower` service over any `http` body: `POST /create` with JSON, whatever the content type
-///   says, and gRPC's `/users.Users/Create`. Its clones share one `T`;
+///   says, and gRPC's `/users.Users/Create`. Its clones share one `T`. Who has no `.proto` file reads by server
+///   reflection what it is made of;
 /// - `UsersClient<S>`, which implements `Users` over any tower stack: `UsersClient::json(stack)` or
 ///   `UsersClient::grpc(stack)`;
 /// - the module `users` with `CreateRequest`, `METHODS`, `openapi()` and `proto()`.
 ///
 /// # The methods
 /// `&self`, then `ctx: Context`, then the arguments, which are owned and become the fields of the request in their
-/// order; the result is `Result<T, Error>`, where `T` is `()`, or derives `kit::Message` and serde's two traits, or is a
-/// stream. A method that is the same done twice as done once is marked `#[kit(idempotent)]`, and only such a method is
-/// retried.
+/// order; the result is `Result<T, Error>`, where `T` is `()`, whatever may be an argument, or a stream of that. JSON has
+/// it as it is. gRPC knows messages only, so what is no struct is the field `value` of one there, `GetResponse`.
+///
+/// Arguments and results are `bool`, `i32`, `i64`, `u32`, `u64`, `f32`, `f64`, `String`, bytes (`Vec<u8>` or `Bytes`),
+/// `Uuid`, and what derives `kit::Message`; and `Box`, `Option`, `Vec` and maps of these. JSON has no number that is not
+/// finite: what is NaN or infinite is `null` there.
+///
+/// A method that is the same done twice as done once is marked `#[kit(idempotent)]`. Only a call of such a method is
+/// made again when it may have been done already; a call of any other is when it has an idempotency key, or never
+/// reached its peer.
+///
+/// # Who may call
+/// `#[kit(auth)]` is for callers that say who they are, and `#[kit(auth = "users:write")]` for those of them that were
+/// given this scope; see `kit::authenticate`. Others are told UNAUTHENTICATED or PERMISSION_DENIED (401, 403) before
+/// anything of their request is read. A server that asks nobody who it is keeps such methods closed.
+///
+/// # Priority
+/// `#[kit(priority = "sheddable")]` or `"critical"`, where a method is not `"normal"`: what a server that has too much to
+/// do refuses first or last, see `kit::concurrency`. The client says it in the header `request-priority`, and what a
+/// handler calls has the priority of the call that it handles.
 ///
 /// # Streams
 /// A method that answers more than once returns `Result<impl Stream<Item = Result<T, Error>>, Error>`, and its
@@ -61,8 +79,14 @@ use proc_macro::TokenStream;
 ///
 /// The trait stands in a module, not in a function.
 ///
+/// # The service
 /// `#[kit::service(package = "acme.users")]` sets protobuf's package, which is otherwise the name of the trait in
 /// snake case.
+///
+/// `#[kit::service(transport = "http")]` or `"grpc"` leaves the other wire out; without it, or with `"both"`, there are
+/// both. Over HTTP alone, arguments and results are any types of serde, with what OpenAPI can tell of them; over gRPC
+/// alone, they need nothing of serde. A request on the wire that is not there is refused: UNIMPLEMENTED over gRPC, 415 as
+/// JSON.
 #[proc_macro_attribute]
 pub fn service(attribute: TokenStream, item: TokenStream) -> TokenStream {
     service::expand(attribute.into(), item.into())
@@ -77,7 +101,8 @@ pub fn service(attribute: TokenStream, item: TokenStream) -> TokenStream {
 /// likewise; protobuf's 0 stands for "not said" and is refused. A struct around one value, such as
 /// `struct UserId(String)`, travels as that value.
 ///
-/// Names in OpenAPI follow serde: `rename`, `rename_all` and `default` are read.
+/// Names in OpenAPI follow serde: `rename`, `rename_all`, `default` and `skip_serializing_if` are read. What makes JSON
+/// something else than the fields say, such as `flatten` or `with`, is refused.
 #[proc_macro_derive(Message, attributes(kit))]
 pub fn message(item: TokenStream) -> TokenStream {
     message::expand(item.into())

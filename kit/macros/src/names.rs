@@ -17,6 +17,13 @@ pub(crate) fn camel(snake: &str) -> String {
         .collect()
 }
 
+/// `page_size` as `pageSize`, as protoc does it: what follows a `_` is a capital, and the `_` goes.
+pub(crate) fn lower_camel(snake: &str) -> String {
+    let mut words = snake.split('_');
+    let first = words.next().unwrap_or_default().to_owned();
+    words.fold(first, |out, word| out + &camel(word))
+}
+
 /// `InProgress` as `in_progress`. A digit belongs to the word before it, and so does a run of capitals to itself:
 /// `HTTPServer2` is `http_server2`.
 pub(crate) fn snake(camel: &str) -> String {
@@ -163,6 +170,8 @@ mod tests {
     fn names_change_their_case() {
         assert_eq!(camel("send_email"), "SendEmail");
         assert_eq!(camel("get"), "Get");
+        assert_eq!(lower_camel("page_size"), "pageSize");
+        assert_eq!(lower_camel("_a__b"), "AB");
         assert_eq!(snake("Users"), "users");
         assert_eq!(snake("BugTracker"), "bug_tracker");
         assert_eq!(snake("HTTPServer2"), "http_server2");

@@ -10,6 +10,7 @@ use super::gradient::{Adaptive, Gradient, Measured};
 use crate::{
     classify::Outcome,
     event::{Event, SharedObserver},
+    name::Priority,
     policy::{Admit, Live, Permit},
     rejection::Rejection,
     sync::{
@@ -25,7 +26,8 @@ use crate::{
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ConcurrencyConfig {
-    /// The limit, or the most that it may become where it adapts itself. Default 1024.
+    /// The limit, or the most that it may become where it adapts itself. Default 1024. What is sheddable may use three
+    /// quarters of it, and what is critical a tenth more.
     pub limit: NonZeroUsize,
     /// Lets the limit follow the latency. Default `None`: it is fixed.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -133,6 +135,44 @@ impl ConcurrencyLimiter {
     pub fn limit(&self) -> usize {
         self.shared.limit(&self.shared.config.get())
     }
+
+    /// Lets a call of this priority pass while less than its share of the limit are in flight.
+    ///
+    /// # Errors
+    /// [`Rejection::Overloaded`].
+    pub fn admit_as(&self, priority: Priority, now: Instant) -> Result<InFlight, Rejection> {
+        let shared = &self.shared;
+        let config = shared.config.get();
+        let limit = share(priority, shared.limit(&config));
+        // Counted first, so that two can never both take the last place; if it is one too many, dropping it counts
+        // it out.
+        let before = shared.in_flight.fetch_add(1, Acquire);
+        let mut entered = InFlight {
+            shared: Arc::clone(shared),
+            since: None,
+        };
+        if before >= limit {
+            return Err(Rejection::Overloaded { limit });
+        }
+        if config.adaptive.is_some() {
+            let adapting = &shared.adapting;
+            if adapting.peak.load(Relaxed) <= before {
+                adapting.peak.fetch_max(before + 1, Relaxed);
+            }
+            entered.since = Some((now, adapting.window.load(Relaxed)));
+        }
+        Ok(entered)
+    }
+}
+
+/// What calls of a priority may use of a limit, at least one place. The limit means normal calls, of which most are, so
+/// what is critical has room above it, as Envoy's thresholds for high priority are.
+fn share(priority: Priority, limit: usize) -> usize {
+    match priority {
+        Priority::Sheddable => limit - limit / 4,
+        Priority::Normal => limit,
+        Priority::Critical => limit + limit.div_ceil(10),
+    }
 }
 
 impl Shared {
@@ -154,27 +194,7 @@ impl Admit for ConcurrencyLimiter {
     }
 
     fn admit(&self, now: Instant) -> Result<InFlight, Rejection> {
-        let shared = &self.shared;
-        let config = shared.config.get();
-        let limit = shared.limit(&config);
-        // Counted first, so that two can never both take the last place; if it is one too many, dropping it counts
-        // it out.
-        let before = shared.in_flight.fetch_add(1, Acquire);
-        let mut entered = InFlight {
-            shared: Arc::clone(shared),
-            since: None,
-        };
-        if before >= limit {
-            return Err(Rejection::Overloaded { limit });
-        }
-        if config.adaptive.is_some() {
-            let adapting = &shared.adapting;
-            if adapting.peak.load(Relaxed) <= before {
-                adapting.peak.fetch_max(before + 1, Relaxed);
-            }
-            entered.since = Some((now, adapting.window.load(Relaxed)));
-        }
-        Ok(entered)
+        self.admit_as(Priority::Normal, now)
     }
 }
 

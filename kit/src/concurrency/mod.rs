@@ -8,6 +8,11 @@
 //! seldom known and does not stay the same, so the limit can look for it: with [`Adaptive`], it rises while answers
 //! come as fast as they do without a queue, and falls when they get slower. It is the same mechanism with a limit that
 //! moves, before a server as before the calls of a client.
+//!
+//! Above the limit not all requests are alike. Each says its [`Priority`](crate::name::Priority) in the header
+//! `request-priority`, which generated clients write: what is sheddable may use three quarters of the limit only, and
+//! what is critical a tenth more than all of it, so that the others cannot keep it out. A caller that says nothing is
+//! normal, and one that says too much of itself must be kept away by other means.
 
 mod gradient;
 mod limiter;
@@ -26,10 +31,10 @@ use tower_service::Service;
 
 use crate::{
     BoxError,
-    classify::{Classify, HttpClassify},
+    classify::{Classify, HttpClassify, Prioritize},
     clock,
     event::SharedObserver,
-    policy::{Admit, Permit},
+    policy::Permit,
     rejection::ResponseFuture,
 };
 
@@ -97,7 +102,7 @@ impl<S, C, Req> Service<Req> for ConcurrencyLimit<S, C>
 where
     S: Service<Req>,
     S::Error: Into<BoxError>,
-    C: Classify<S::Response>,
+    C: Classify<S::Response> + Prioritize<Req>,
 {
     type Response = S::Response;
     type Error = BoxError;
@@ -110,7 +115,10 @@ where
     fn call(&mut self, request: Req) -> Self::Future {
         // Counted here and not in `poll_ready`: nobody waits for a place, and a connection that only holds its
         // service ready while it idles must not take one.
-        let (inner, entered) = match self.limiter.admit(clock::now()) {
+        let (inner, entered) = match self
+            .limiter
+            .admit_as(self.classify.priority(&request), clock::now())
+        {
             Ok(entered) => (
                 ResponseFuture::called(self.inner.call(request)),
                 Some(entered),

@@ -22,6 +22,8 @@ use super::{
 use crate::{
     classify::{AnySuccess, Outcome},
     event::{Event, Observer, nobody},
+    name::Priority,
+    policy::Admit,
     rejection::Rejection,
 };
 
@@ -525,5 +527,60 @@ proptest! {
             prop_assert!(reached || limit <= before.max(min as f64));
             before = limit;
         }
+    }
+}
+
+#[test]
+fn what_is_sheddable_goes_first_and_what_is_critical_last() {
+    let now = Instant::now();
+    let fits = |limit: usize, priority| {
+        let config = ConcurrencyConfig {
+            limit: NonZeroUsize::new(limit).unwrap(),
+            adaptive: None,
+        };
+        let limiter = ConcurrencyLimiter::new("test", config, nobody());
+        let mut entered = Vec::new();
+        while let Ok(permit) = limiter.admit_as(priority, now) {
+            entered.push(permit);
+        }
+        assert_eq!(limiter.in_flight(), entered.len());
+        entered.len()
+    };
+    for (limit, sheddable, critical) in [(1, 1, 2), (2, 2, 3), (4, 3, 5), (100, 75, 110)] {
+        assert_eq!(fits(limit, Priority::Sheddable), sheddable, "{limit}");
+        assert_eq!(fits(limit, Priority::Normal), limit);
+        assert_eq!(fits(limit, Priority::Critical), critical, "{limit}");
+    }
+}
+
+#[tokio::test]
+async fn a_request_says_its_priority_in_a_header() {
+    let config = ConcurrencyConfig {
+        limit: NonZeroUsize::new(4).unwrap(),
+        adaptive: None,
+    };
+    let layer = ConcurrencyLimitLayer::new("test", config, nobody());
+    let mut limited = layer.layer(tower::service_fn(|_: http::Request<()>| {
+        std::future::pending::<Result<http::Response<()>, BoxError>>()
+    }));
+    let mut held = Vec::new();
+    let mut enters = |priority: &'static str| {
+        let request = http::Request::builder().header("request-priority", priority);
+        let mut call = task::spawn(limited.call(request.body(()).unwrap()));
+        let enters = call.poll().is_pending();
+        held.push(call);
+        enters
+    };
+    for expected in [
+        ("sheddable", true),
+        ("normal", true),
+        ("sheddable", true),
+        ("sheddable", false),
+        ("a word that nobody knows", true),
+        ("normal", false),
+        ("critical", true),
+        ("critical", false),
+    ] {
+        assert_eq!((expected.0, enters(expected.0)), expected);
     }
 }

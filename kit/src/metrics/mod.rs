@@ -282,6 +282,9 @@ mod tests {
             http_path: "/create",
             idempotent: false,
             streaming: false,
+            transport: crate::name::Transport::Both,
+            access: crate::name::Access::Anyone,
+            priority: crate::name::Priority::Normal,
             timeout: None,
         };
         let mut response = Wire::Json.error(Rejection::Overloaded { limit: 1 }.into());

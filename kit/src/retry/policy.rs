@@ -120,6 +120,9 @@ mod tests {
         http_path: "/pay",
         idempotent: false,
         streaming: false,
+        transport: name::Transport::Both,
+        access: name::Access::Anyone,
+        priority: name::Priority::Normal,
         timeout: None,
     };
     static LOOK: name::Method = name::Method {
@@ -130,6 +133,9 @@ mod tests {
         http_path: "/look",
         idempotent: true,
         streaming: false,
+        transport: name::Transport::Both,
+        access: name::Access::Anyone,
+        priority: name::Priority::Normal,
         timeout: None,
     };
 

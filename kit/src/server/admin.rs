@@ -5,17 +5,17 @@ use std::{
     fmt,
     future::Future,
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
+    sync::{Arc, Mutex},
     task::{self, Poll},
     time::Duration,
 };
 
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use metrics::gauge;
-use tokio::time::timeout;
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout},
+};
 use tower_service::Service;
 
 use crate::{Body, BoxError, error::Chain, metrics::MetricsHandle};
@@ -59,7 +59,9 @@ pub(super) struct Admin(Arc<State>);
 struct State {
     metrics: MetricsHandle,
     checks: Vec<Check>,
-    draining: AtomicBool,
+    draining: watch::Sender<bool>,
+    /// When the checks were asked last, and what came of it.
+    last: Mutex<Option<(Instant, bool)>>,
 }
 
 impl Admin {
@@ -67,14 +69,35 @@ impl Admin {
         Self(Arc::new(State {
             metrics,
             checks,
-            draining: AtomicBool::new(false),
+            draining: watch::Sender::new(false),
+            last: Mutex::new(None),
         }))
     }
 
     /// From now on it is not ready.
     pub(super) fn drain(&self) {
-        self.0.draining.store(true, Relaxed);
+        self.0.draining.send_replace(true);
         gauge!("kit_ready").set(0.0);
+    }
+
+    pub(super) fn is_draining(&self) -> bool {
+        *self.0.draining.borrow()
+    }
+
+    /// Waits until it drains.
+    pub(super) async fn drained(&self) {
+        let mut draining = self.0.draining.subscribe();
+        // The other end is here too.
+        let _ = draining.wait_for(|draining| *draining).await;
+    }
+
+    /// Whether it wants requests, as of at most `age` ago: however many ask, the checks are asked that often.
+    pub(super) async fn lately_ready(&self, age: Duration) -> bool {
+        let last = *self.0.last.lock().expect("no panic while locked");
+        match last {
+            Some((at, was_ready)) if at.elapsed() < age => was_ready && !self.is_draining(),
+            _ => self.readiness().await.is_ok(),
+        }
     }
 
     async fn answer(self, request: Request<Body>) -> Response<Body> {
@@ -105,7 +128,7 @@ impl Admin {
 
     /// Whether it wants requests. Who asks is told which check failed; why, is in the log.
     pub(super) async fn readiness(&self) -> Result<(), NotReady> {
-        if self.0.draining.load(Relaxed) {
+        if self.is_draining() {
             return Err(NotReady::Draining);
         }
         let mut failed = Vec::new();
@@ -118,6 +141,8 @@ impl Admin {
             }
         }
         gauge!("kit_ready").set(if failed.is_empty() { 1.0 } else { 0.0 });
+        let last = Some((Instant::now(), failed.is_empty()));
+        *self.0.last.lock().expect("no panic while locked") = last;
         if failed.is_empty() {
             Ok(())
         } else {

@@ -10,8 +10,8 @@ use http::uri::Authority;
 use serde::{Deserialize, Deserializer, de};
 
 use crate::{
-    concurrency::ConcurrencyConfig, deadline::DeadlineConfig, discovery::RegistrationConfig,
-    fault::FaultConfig, rate_limit::Rate,
+    authenticate::StaticTokens, concurrency::ConcurrencyConfig, deadline::DeadlineConfig,
+    discovery::RegistrationConfig, fault::FaultConfig, rate_limit::Rate,
 };
 
 /// Where a server listens, what a peer may do, and how it ends.
@@ -51,6 +51,9 @@ pub struct ServerConfig {
     pub concurrency: ConcurrencyConfig,
     /// How many requests may come in a time; more are refused at once. Default: any number.
     pub rate_limit: Option<Rate>,
+    /// The file by whose tokens callers are known, see [`StaticTokens`]. Default: nobody is asked who it is, and methods
+    /// that are not for anyone are closed.
+    pub tokens: Option<StaticTokens>,
     /// Faults that are injected on purpose. Default: none.
     pub fault: FaultConfig,
     /// How it ends.
@@ -95,6 +98,7 @@ impl Default for ServerConfig {
             deadline: DeadlineConfig::default(),
             concurrency: ConcurrencyConfig::default(),
             rate_limit: None,
+            tokens: None,
             fault: FaultConfig::default(),
             drain: DrainConfig::default(),
         }

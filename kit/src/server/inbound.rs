@@ -5,6 +5,7 @@ use tower_layer::Layer;
 
 use super::{BodyLimitLayer, LimitBody, Respond, RespondLayer, ServerConfig};
 use crate::{
+    authenticate::{AuthenticateLayer, Authenticated},
     concurrency::{ConcurrencyLimit, ConcurrencyLimitLayer},
     deadline::{DeadlineLayer, DeadlineService},
     fault::{Fault, FaultLayer},
@@ -42,6 +43,8 @@ pub struct Inbound {
     pub concurrency: ConcurrencyLimitLayer,
     /// Refuses what is too much over time. Inside of the concurrency limit: what that refuses costs no token.
     pub rate_limit: Option<RateLimitLayer>,
+    /// Finds out who calls. Inside of the limits: who shows one wrong token after the other is slowed down as well.
+    pub authenticate: Option<AuthenticateLayer>,
     /// Injected faults look like the handler's own: all of the above has to cope with them.
     pub fault: FaultLayer,
     /// Innermost: only the handler reads the body.
@@ -49,8 +52,12 @@ pub struct Inbound {
 }
 
 /// A service inside of [`Inbound`].
-pub type InboundService<S> =
-    InboundTrace<Metrics<Respond<DeadlineService<ConcurrencyLimit<Limited<Fault<LimitBody<S>>>>>>>>;
+pub type InboundService<S> = InboundTrace<
+    Metrics<Respond<DeadlineService<ConcurrencyLimit<Limited<Asked<Fault<LimitBody<S>>>>>>>>,
+>;
+
+/// A service that finds out who calls or one that does not.
+type Asked<S> = Either<Authenticated<S>, S>;
 
 /// A service with a rate limit or without one.
 type Limited<S> = Either<RateLimit<S>, S>;
@@ -68,6 +75,7 @@ impl Inbound {
                 observer(),
             ),
             rate_limit: config.rate_limit.map(RateLimitLayer::new),
+            authenticate: config.tokens.clone().map(AuthenticateLayer::new),
             fault: FaultLayer::new(config.fault),
             body_limit: BodyLimitLayer::new(config.body_limit),
         }
@@ -84,11 +92,13 @@ impl<S> Layer<S> for Inbound {
             deadline,
             concurrency,
             rate_limit,
+            authenticate,
             fault,
             body_limit,
         } = self;
         let service = body_limit.layer(handler);
         let service = fault.layer(service);
+        let service = option_layer(authenticate.clone()).layer(service);
         let service = option_layer(rate_limit.clone()).layer(service);
         let service = concurrency.layer(service);
         let service = deadline.layer(service);

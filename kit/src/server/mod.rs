@@ -7,6 +7,7 @@ mod admin;
 mod body_limit;
 mod config;
 mod connection;
+mod health;
 mod inbound;
 mod instance;
 mod listen;

@@ -11,6 +11,7 @@ use super::{
     Listeners, ServerConfig,
     admin::{Admin, Check},
     connection::{Bounds, Connections},
+    health::Health,
     signal,
 };
 use crate::{
@@ -58,6 +59,9 @@ pub enum ServeError {
 /// ones end with their present request (`connection: close`, GOAWAY); what is not over after `drain.in_flight` is
 /// broken off, so a client that never finishes cannot hold it. A second SIGTERM or Ctrl-C stops it at once.
 ///
+/// Over gRPC the service's port answers `grpc.health.v1.Health` too, with what `/readyz` says: for the whole server and
+/// for the service by its full name, such as `users.Users`. What limits requests does not stand before that.
+///
 /// The admin port answers until the end. Dropping the future stops everything at once.
 pub async fn run<S, B>(
     listeners: Listeners,
@@ -82,6 +86,7 @@ where
     let metrics = metrics::install();
     metrics.set_build_info(&service, version);
     let admin = Admin::new(metrics.clone(), readiness);
+    let app = Health::new(app, admin.clone());
     let mut admin_connections = Connections::new(Bounds::admin(), Gauge::noop());
     let (address, admin_address) = (listeners.address(), listeners.admin_address());
     tracing::info!(service = service.as_str(), version, %address, %admin_address, "listening");

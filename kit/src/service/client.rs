@@ -2,18 +2,22 @@
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, Uri, Version, header, response};
-use serde::{Serialize, de::DeserializeOwned};
 use tower::ServiceExt;
 use tower_service::Service;
 
 pub use super::received::Items;
-use super::{Unread, collect, grpc, json, message::Message, params, sent::NDJSON};
+use super::{
+    Unread,
+    codec::{Answer, Arguments, Codec},
+    collect, grpc, params,
+    sent::NDJSON,
+};
 use crate::{
     Body, BoxError, Context, Error,
     context::Deadline,
     error::{Code, Problem},
-    name::Method,
-    wire::{self, IDEMPOTENCY_KEY, Wire},
+    name::{Method, Priority},
+    wire::{self, IDEMPOTENCY_KEY, REQUEST_PRIORITY, Wire},
 };
 
 /// The longest answer that is read: 4 MiB, as with other implementations of gRPC.
@@ -72,20 +76,17 @@ impl<S: Stack> Caller<S> {
     pub async fn unary<Q, P>(
         &self,
         method: &'static Method,
+        codec: Codec<Q, P>,
         ctx: Context,
         arguments: Q,
-    ) -> Result<P, Error>
-    where
-        Q: Serialize + Message,
-        P: DeserializeOwned + Message,
-    {
-        let request = request(self.wire, method, ctx, &arguments)?;
+    ) -> Result<P, Error> {
+        let request = request(self.wire, method, codec.arguments, ctx, &arguments)?;
         drop(arguments);
         let response = self.stack.clone().send(request).await?;
         let spent = wire::retry_pushback(response.headers()) == Some(None);
         let answer = match self.wire {
-            Wire::Json => json_answer(response).await,
-            Wire::Grpc => grpc_answer(response).await,
+            Wire::Json => json_answer(codec.answer, response).await,
+            Wire::Grpc => grpc_answer(codec.answer, response).await,
         };
         match spent {
             true => answer.map_err(Error::with_retries_spent),
@@ -101,18 +102,16 @@ impl<S: Stack> Caller<S> {
     pub async fn stream<Q, P>(
         &self,
         method: &'static Method,
+        codec: Codec<Q, P>,
         ctx: Context,
         arguments: Q,
-    ) -> Result<Items<P>, Error>
-    where
-        Q: Serialize + Message,
-    {
-        let request = request(self.wire, method, ctx, &arguments)?;
+    ) -> Result<Items<P>, Error> {
+        let request = request(self.wire, method, codec.arguments, ctx, &arguments)?;
         drop(arguments);
         let deadline = Context::of(request.extensions()).deadline;
         let response = self.stack.clone().send(request).await?;
         let spent = wire::retry_pushback(response.headers()) == Some(None);
-        let items = items(self.wire, response, deadline).await;
+        let items = items(self.wire, codec.answer, response, deadline).await;
         match spent {
             true => items.map_err(Error::with_retries_spent),
             false => items,
@@ -122,6 +121,7 @@ impl<S: Stack> Caller<S> {
 
 async fn items<B, P>(
     wire: Wire,
+    codec: Answer<P>,
     response: Response<B>,
     deadline: Option<Deadline>,
 ) -> Result<Items<P>, Error>
@@ -134,16 +134,17 @@ where
         Wire::Json if !parts.status.is_success() => return Err(failure(&parts, body).await),
         Wire::Json => {}
         Wire::Grpc => match grpc_head(&parts)? {
-            Some(()) => return Ok(Items::none()),
+            Some(()) => return Ok(Items::none(codec)),
             None => grpc::check_encoding(&parts.headers).map_err(unreadable)?,
         },
     }
-    Ok(Items::new(wire, Body::stream(body), deadline))
+    Ok(Items::new(wire, codec, Body::stream(body), deadline))
 }
 
-fn request<Q: Serialize + Message>(
+fn request<Q>(
     wire: Wire,
     method: &'static Method,
+    codec: Arguments<Q>,
     ctx: Context,
     arguments: &Q,
 ) -> Result<Request<Body>, Error> {
@@ -153,20 +154,25 @@ fn request<Q: Serialize + Message>(
     };
     ctx.method = Some(method);
     ctx.deadline = ctx.deadline.or_else(|| method.timeout.map(Deadline::after));
+    ctx.priority = ctx.priority.or(match method.priority {
+        Priority::Normal => None,
+        priority => Some(priority),
+    });
     let (verb, uri, body) = match wire {
         Wire::Json => {
-            let verb = method.http_method.clone();
+            let (verb, codec) = (method.http_method.clone(), codec.json()?);
             // Only what has arguments outside the body is written in two steps.
             let (uri, body) = if !params::has_body(&verb) || method.http_path.contains('{') {
-                params::write(method, arguments)?
+                let value = (codec.value)(arguments).map_err(Error::internal)?;
+                params::write(method, value)?
             } else {
-                let body = json::encode(arguments)?;
+                let body = (codec.encode)(arguments)?;
                 (Uri::from_static(method.http_path), Some(body))
             };
             (verb, uri, body)
         }
         Wire::Grpc => {
-            let body = grpc::frame(arguments)?;
+            let body = grpc::frame(codec.grpc()?, arguments)?;
             let uri = Uri::from_static(method.grpc_path);
             (http::Method::POST, uri, Some(body))
         }
@@ -179,6 +185,10 @@ fn request<Q: Serialize + Message>(
     if let Some(key) = &ctx.idempotency_key {
         let key = HeaderValue::from_str(key.as_str()).expect("a key has visible ASCII only");
         headers.insert(IDEMPOTENCY_KEY, key);
+    }
+    if let Some(priority) = ctx.priority {
+        let priority = HeaderValue::from_static(priority.as_str());
+        headers.insert(REQUEST_PRIORITY, priority);
     }
     match wire {
         Wire::Json => {
@@ -203,18 +213,17 @@ fn request<Q: Serialize + Message>(
     Ok(request)
 }
 
-async fn json_answer<B, P>(response: Response<B>) -> Result<P, Error>
+async fn json_answer<B, P>(codec: Answer<P>, response: Response<B>) -> Result<P, Error>
 where
     B: http_body::Body<Data = Bytes>,
     B::Error: Into<BoxError>,
-    P: DeserializeOwned,
 {
     let (parts, body) = response.into_parts();
     if !parts.status.is_success() {
         return Err(failure(&parts, body).await);
     }
     let bytes = read(body).await?.to_bytes();
-    serde_json::from_slice(&bytes).map_err(unreadable)
+    (codec.json()?.decode)(&bytes).map_err(unreadable)
 }
 
 /// What an answer that is none of success says.
@@ -242,11 +251,10 @@ where
     }
 }
 
-async fn grpc_answer<B, P>(response: Response<B>) -> Result<P, Error>
+async fn grpc_answer<B, P>(codec: Answer<P>, response: Response<B>) -> Result<P, Error>
 where
     B: http_body::Body<Data = Bytes>,
     B::Error: Into<BoxError>,
-    P: Message,
 {
     let (parts, body) = response.into_parts();
     grpc_head(&parts)?;
@@ -256,7 +264,7 @@ where
         None => return Err(unreadable("the answer has no gRPC status")),
     }
     grpc::check_encoding(&parts.headers).map_err(unreadable)?;
-    grpc::unframe(&body.to_bytes()).map_err(unreadable)
+    grpc::unframe(codec.grpc()?, &body.to_bytes()).map_err(unreadable)
 }
 
 /// What the head says of how the call ended, if it does.

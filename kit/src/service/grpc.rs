@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use http_body_util::{BodyExt, Full};
 
-use super::message::{self, Message};
+use super::message::{Alone, Reader};
 use crate::{Body, Code, Error};
 
 /// What stands before each message: whether it is compressed, and its length.
@@ -20,7 +20,7 @@ pub(super) const ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-acc
 /// How the call ended.
 const STATUS: HeaderName = HeaderName::from_static("grpc-status");
 /// The content type of requests and responses.
-pub(super) const CONTENT_TYPE: &str = "application/grpc";
+pub(crate) const CONTENT_TYPE: &str = "application/grpc";
 /// No compression, the only one there is.
 pub(super) const IDENTITY: &str = "identity";
 
@@ -28,9 +28,9 @@ pub(super) const IDENTITY: &str = "identity";
 ///
 /// # Errors
 /// It is longer than four gigabytes.
-pub(super) fn frame<M: Message>(message: &M) -> Result<Vec<u8>, Error> {
+pub(crate) fn frame<M>(alone: Alone<M>, message: &M) -> Result<Vec<u8>, Error> {
     let mut out = Vec::new();
-    append(message, &mut out)?;
+    append(alone, message, &mut out)?;
     Ok(out)
 }
 
@@ -38,13 +38,13 @@ pub(super) fn frame<M: Message>(message: &M) -> Result<Vec<u8>, Error> {
 ///
 /// # Errors
 /// As [`frame`]; then nothing is appended.
-pub(super) fn append<M: Message>(message: &M, out: &mut Vec<u8>) -> Result<(), Error> {
-    let len = message.encoded_len();
+pub(crate) fn append<M>(alone: Alone<M>, message: &M, out: &mut Vec<u8>) -> Result<(), Error> {
+    let len = (alone.len)(message);
     let prefix = u32::try_from(len).map_err(Error::internal)?;
     out.reserve(PREFIX + len);
     out.push(0);
     out.extend_from_slice(&prefix.to_be_bytes());
-    message.encode(out);
+    (alone.encode)(message, out);
     Ok(())
 }
 
@@ -53,7 +53,7 @@ pub(super) fn append<M: Message>(message: &M, out: &mut Vec<u8>) -> Result<(), E
 /// # Errors
 /// [`Code::InvalidArgument`]: there is none, or more, or it is not what it should be. [`Code::Unimplemented`]: it is
 /// compressed.
-pub(super) fn unframe<M: Message>(bytes: &[u8]) -> Result<M, Error> {
+pub(crate) fn unframe<M>(alone: Alone<M>, bytes: &[u8]) -> Result<M, Error> {
     let Some(([flag, len @ ..], message)) = bytes.split_first_chunk::<PREFIX>() else {
         return Err(Error::invalid("", "the body must have one message"));
     };
@@ -65,7 +65,7 @@ pub(super) fn unframe<M: Message>(bytes: &[u8]) -> Result<M, Error> {
     if message.len() != u32::from_be_bytes(*len) as usize {
         return Err(Error::invalid("", "the body must have one message"));
     }
-    Ok(message::from_slice(message)?)
+    Ok((alone.decode)(Reader::new(message))?)
 }
 
 /// Compression is not offered, so nobody should use it.
@@ -87,13 +87,13 @@ fn compressed(how: &str) -> Error {
 }
 
 /// A body of one framed message and the trailers that say that the call went well.
-pub(super) fn answer(frame: Vec<u8>) -> Body {
+pub(crate) fn answer(frame: Vec<u8>) -> Body {
     let ok = HeaderMap::from_iter([(STATUS, HeaderValue::from_static("0"))]);
     Body::stream(Full::new(Bytes::from(frame)).with_trailers(std::future::ready(Some(Ok(ok)))))
 }
 
 /// What says how a stream ended, behind its last message.
-pub(super) fn trailers(ending: Result<(), Error>) -> HeaderMap {
+pub(crate) fn trailers(ending: Result<(), Error>) -> HeaderMap {
     let status = match ending {
         Ok(()) => tonic::Status::new(tonic::Code::Ok, ""),
         Err(error) => crate::wire::status(&error),
@@ -110,7 +110,11 @@ pub(super) fn trailers(ending: Result<(), Error>) -> HeaderMap {
 ///
 /// # Errors
 /// There is something else, or a message longer than `limit`.
-pub(super) fn first<M: Message>(bytes: &[u8], limit: usize) -> Result<Option<(M, usize)>, Error> {
+pub(crate) fn first<M>(
+    alone: Alone<M>,
+    bytes: &[u8],
+    limit: usize,
+) -> Result<Option<(M, usize)>, Error> {
     let Some(([_, len @ ..], _)) = bytes.split_first_chunk::<PREFIX>() else {
         return Ok(None);
     };
@@ -119,7 +123,7 @@ pub(super) fn first<M: Message>(bytes: &[u8], limit: usize) -> Result<Option<(M,
         return Err(Error::too_large(limit));
     }
     match bytes.get(..PREFIX + len) {
-        Some(frame) => Ok(Some((unframe(frame)?, frame.len()))),
+        Some(frame) => Ok(Some((unframe(alone, frame)?, frame.len()))),
         None => Ok(None),
     }
 }

@@ -66,13 +66,16 @@
 //! made from that description.
 
 pub mod client;
-mod grpc;
+pub mod codec;
+mod descriptor;
+pub(crate) mod grpc;
 mod json;
 pub mod message;
 mod openapi;
 mod params;
 mod proto;
 mod received;
+mod reflection;
 pub mod schema;
 mod sent;
 pub mod server;
@@ -96,7 +99,7 @@ pub mod generated {
 }
 
 /// Why a body was not read to its end.
-enum Unread {
+pub(crate) enum Unread {
     /// It has more bytes than this.
     TooLong { limit: usize },
     /// It broke off.
@@ -104,7 +107,7 @@ enum Unread {
 }
 
 /// Reads a whole body of at most `limit` bytes.
-async fn collect<B>(body: B, limit: usize) -> Result<Collected<Bytes>, Unread>
+pub(crate) async fn collect<B>(body: B, limit: usize) -> Result<Collected<Bytes>, Unread>
 where
     B: Body<Data = Bytes>,
     B::Error: Into<BoxError>,

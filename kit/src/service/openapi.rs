@@ -7,7 +7,7 @@ use super::{
     schema::{FieldShape, Kind, MethodShape, Scalar, Service, Shape, Type},
     sent::NDJSON,
 };
-use crate::{error::Problem, wire::IDEMPOTENCY_KEY};
+use crate::{error::Problem, name::Access, wire::IDEMPOTENCY_KEY};
 
 impl Service {
     /// The OpenAPI document of the JSON side: every method, every type, and the problem document in which every
@@ -24,17 +24,24 @@ impl Service {
         let mut schemas: Map<_, _> = self
             .types
             .iter()
+            .filter(|ty| !ty.is_wrapper)
             .map(|ty| (ty.name.clone(), schema_of_type(ty)))
             .collect();
         // Nobody's type has a name with a dash.
         schemas.insert(PROBLEM.to_owned(), problem());
         let mut info = json!({ "title": self.name, "version": self.version });
         describe(&mut info, self.doc);
+        let mut components = json!({ "schemas": schemas });
+        let is_closed = |method: &MethodShape| method.method.access != Access::Anyone;
+        if self.methods.iter().any(is_closed) {
+            components["securitySchemes"] =
+                json!({ BEARER: { "type": "http", "scheme": "bearer" } });
+        }
         json!({
             "openapi": "3.1.0",
             "info": info,
             "paths": paths,
-            "components": { "schemas": schemas },
+            "components": components,
         })
     }
 
@@ -63,9 +70,9 @@ impl Service {
             "content": { Problem::CONTENT_TYPE: { "schema": reference(PROBLEM) } },
         });
         let content = if method.method.streaming {
-            json!({ NDJSON: { "schema": line(schema(&method.response)) } })
+            json!({ NDJSON: { "schema": line(schema(&method.reply)) } })
         } else {
-            json!({ "application/json": { "schema": schema(&method.response) } })
+            json!({ "application/json": { "schema": schema(&method.reply) } })
         };
         let mut operation = json!({
             "operationId": method.name,
@@ -86,11 +93,22 @@ impl Service {
                 object(&rest, true)
             };
             operation["requestBody"] = json!({
-                "required": !rest.is_empty(),
+                "required": rest.iter().any(|field| is_required(field)),
                 "content": { "application/json": { "schema": body } },
             });
         } else {
             parameters.extend(rest.iter().map(|field| parameter("query", field)));
+        }
+        // Of a scheme that is not OAuth's these are roles, since OpenAPI 3.1.
+        let scopes = match method.method.access {
+            Access::Anyone => None,
+            Access::Authenticated => Some(json!([])),
+            Access::Scope(scope) => Some(json!([scope])),
+        };
+        if let Some(scopes) = scopes {
+            operation["security"] = json!([{ BEARER: scopes }]);
+            operation["responses"]["401"] = error.clone();
+            operation["responses"]["403"] = error.clone();
         }
         operation["parameters"] = parameters.into();
         let mut lines = method.doc.splitn(2, '\n');
@@ -119,6 +137,7 @@ fn line(item: Value) -> Value {
 }
 
 const PROBLEM: &str = "problem-document";
+const BEARER: &str = "bearer";
 
 fn reference(name: &str) -> Value {
     json!({ "$ref": format!("#/components/schemas/{name}") })
@@ -194,6 +213,7 @@ fn schema(shape: &Shape) -> Value {
         Shape::Map(_, value) => {
             json!({ "type": "object", "additionalProperties": schema(value) })
         }
+        Shape::Any => json!({}),
         Shape::Scalar(scalar) => match scalar {
             Scalar::Bool => json!({ "type": "boolean" }),
             Scalar::Int32 => {
@@ -204,7 +224,9 @@ fn schema(shape: &Shape) -> Value {
             }
             Scalar::Uint32 => json!({ "type": "integer", "minimum": 0, "maximum": u32::MAX }),
             Scalar::Uint64 => json!({ "type": "integer", "minimum": 0, "maximum": u64::MAX }),
-            Scalar::Float => json!({ "type": "number", "format": "float" }),
+            Scalar::Float => {
+                json!({ "type": "number", "format": "float", "minimum": f32::MIN, "maximum": f32::MAX })
+            }
             Scalar::Double => json!({ "type": "number", "format": "double" }),
             Scalar::String => json!({ "type": "string" }),
             Scalar::Uuid => json!({ "type": "string", "format": "uuid" }),

@@ -8,7 +8,6 @@ use std::{borrow::Cow, cmp::Ordering, fmt, marker::PhantomData, slice};
 use http::{Method as HttpMethod, Uri};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use serde::{
-    Serialize,
     de::{
         DeserializeSeed, Deserializer, IntoDeserializer, MapAccess, Unexpected, Visitor,
         value::StrDeserializer,
@@ -105,11 +104,8 @@ fn query_text(raw: &str) -> Option<Cow<'_, str>> {
 ///
 /// # Errors
 /// [`Code::InvalidArgument`](crate::Code::InvalidArgument), naming what cannot stand in a path.
-pub(super) fn write<T: Serialize>(
-    method: &Method,
-    arguments: &T,
-) -> Result<(Uri, Option<Vec<u8>>), Error> {
-    let Value::Object(mut rest) = serde_json::to_value(arguments).map_err(Error::internal)? else {
+pub(super) fn write(method: &Method, arguments: Value) -> Result<(Uri, Option<Vec<u8>>), Error> {
+    let Value::Object(mut rest) = arguments else {
         return Err(Error::internal("the arguments are not an object"));
     };
     let mut uri = String::new();

@@ -1,5 +1,7 @@
 //! The text of the `.proto` file (proto3).
 
+use std::collections::BTreeSet;
+
 use super::schema::{FieldShape, Kind, MethodShape, Scalar, Service, Shape, Type, Variant};
 
 impl Service {
@@ -12,9 +14,11 @@ impl Service {
         text.line("");
         text.comment(self.doc);
         text.block(&format!("service {}", self.name), |text| {
-            self.methods.iter().for_each(|method| rpc(text, method));
+            self.methods
+                .iter()
+                .for_each(|method| self.rpc(text, method));
         });
-        for ty in self.types.iter() {
+        for (ty, names) in self.types.iter().zip(self.value_names()) {
             text.line("");
             text.comment(ty.doc);
             match &ty.kind {
@@ -23,29 +27,39 @@ impl Service {
                         fields.iter().for_each(|field| message_field(text, field));
                     })
                 }
-                Kind::Enum(variants) => enumeration(&mut text, ty, variants),
+                Kind::Enum(variants) => enumeration(&mut text, ty, variants, &names),
             }
         }
         text.0
     }
 }
 
-fn rpc(text: &mut Text, method: &MethodShape) {
-    text.comment(method.doc);
-    let name = method.method.name;
-    let (request, response) = (type_name(&method.request), type_name(&method.response));
-    let stream = if method.method.streaming {
-        "stream "
-    } else {
-        ""
-    };
-    let rpc = format!("rpc {name}({request}) returns ({stream}{response})");
-    if method.method.idempotent {
-        text.block(&rpc, |text| {
-            text.line("option idempotency_level = IDEMPOTENT;");
-        });
-    } else {
-        text.line(&format!("{rpc};"));
+impl Service {
+    fn rpc(&self, text: &mut Text, method: &MethodShape) {
+        text.comment(method.doc);
+        let name = method.method.name;
+        // Inside of a service a name is that of a method first.
+        let message = |shape: &Shape| {
+            let name = type_name(shape);
+            match self.methods.iter().any(|other| other.method.name == name) {
+                true => format!(".{}.{name}", self.package),
+                false => name,
+            }
+        };
+        let (request, response) = (message(&method.request), message(&method.response));
+        let stream = if method.method.streaming {
+            "stream "
+        } else {
+            ""
+        };
+        let rpc = format!("rpc {name}({request}) returns ({stream}{response})");
+        if method.method.idempotent {
+            text.block(&rpc, |text| {
+                text.line("option idempotency_level = IDEMPOTENT;");
+            });
+        } else {
+            text.line(&format!("{rpc};"));
+        }
     }
 }
 
@@ -55,18 +69,40 @@ fn message_field(text: &mut Text, field: &FieldShape) {
     text.line(&format!("{ty} {} = {};", field.name, field.number));
 }
 
-/// The names of an enum's values share one scope with those of all others, so they begin with the enum's own; and
-/// the first is zero.
-fn enumeration(text: &mut Text, ty: &Type, variants: &[Variant]) {
-    let prefix = screaming(&ty.name);
+fn enumeration(text: &mut Text, ty: &Type, variants: &[Variant], names: &[String]) {
     text.block(&format!("enum {}", ty.name), |text| {
-        text.line(&format!("{prefix}_UNSPECIFIED = 0;"));
-        for variant in variants {
+        text.line(&format!("{} = 0;", names[0]));
+        for (variant, name) in variants.iter().zip(&names[1..]) {
             text.comment(variant.doc);
-            let name = screaming(variant.name);
-            text.line(&format!("{prefix}_{name} = {};", variant.number));
+            text.line(&format!("{name} = {};", variant.number));
         }
     });
+}
+
+impl Service {
+    /// The names of each enum's values, in the order of the types, zero first. They share one scope with those of all
+    /// others, so they begin with the enum's own; and one that is taken gets a number, as a type does.
+    pub(super) fn value_names(&self) -> Vec<Vec<String>> {
+        let mut taken: BTreeSet<String> = self.types.iter().map(|ty| ty.name.clone()).collect();
+        let names = |ty: &Type, taken: &mut BTreeSet<String>| match &ty.kind {
+            Kind::Message { .. } => Vec::new(),
+            Kind::Enum(variants) => {
+                let words = variants.iter().map(|variant| screaming(variant.name));
+                std::iter::once("UNSPECIFIED".to_owned())
+                    .chain(words)
+                    .map(|word| {
+                        let name = format!("{}_{word}", screaming(&ty.name));
+                        let numbered = (2..).map(|number| format!("{name}_{number}"));
+                        let mut names = std::iter::once(name.clone()).chain(numbered);
+                        names
+                            .find(|name| taken.insert(name.clone()))
+                            .expect("there are more numbers than values")
+                    })
+                    .collect()
+            }
+        };
+        self.types.iter().map(|ty| names(ty, &mut taken)).collect()
+    }
 }
 
 fn type_name(shape: &Shape) -> String {
@@ -75,6 +111,7 @@ fn type_name(shape: &Shape) -> String {
         Shape::Optional(inner) => format!("optional {}", type_name(inner)),
         Shape::List(inner) => format!("repeated {}", type_name(inner)),
         Shape::Map(key, value) => format!("map<{}, {}>", type_name(key), type_name(value)),
+        Shape::Any => unreachable!("on gRPC each type has a shape"),
         Shape::Scalar(scalar) => match scalar {
             Scalar::Bool => "bool",
             Scalar::Int32 => "int32",

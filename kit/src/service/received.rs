@@ -2,7 +2,6 @@
 
 use std::{
     fmt,
-    marker::PhantomData,
     pin::Pin,
     task::{Context, Poll},
 };
@@ -10,13 +9,12 @@ use std::{
 use bytes::{Buf, BytesMut};
 use futures_core::Stream;
 use http_body::Body as _;
-use serde::de::DeserializeOwned;
 use tokio::time::{Sleep, sleep_until};
 
 use super::{
     client::{ANSWER_LIMIT, unreadable},
-    grpc, json,
-    message::Message,
+    codec::Answer,
+    grpc,
 };
 use crate::{Body, Error, Rejection, context::Deadline, wire::Wire};
 
@@ -38,11 +36,16 @@ pub struct Items<P> {
     /// How it ended, where trailers have said that.
     ending: Option<Result<(), Error>>,
     is_over: bool,
-    item: PhantomData<fn() -> P>,
+    codec: Answer<P>,
 }
 
 impl<P> Items<P> {
-    pub(super) fn new(wire: Wire, body: Body, deadline: Option<Deadline>) -> Self {
+    pub(super) fn new(
+        wire: Wire,
+        codec: Answer<P>,
+        body: Body,
+        deadline: Option<Deadline>,
+    ) -> Self {
         Self {
             wire,
             body,
@@ -51,25 +54,24 @@ impl<P> Items<P> {
             deadline: deadline.map(|deadline| Box::pin(sleep_until(deadline.instant()))),
             ending: None,
             is_over: false,
-            item: PhantomData,
+            codec,
         }
     }
 
     /// One that has ended already.
-    pub(super) fn none() -> Self {
+    pub(super) fn none(codec: Answer<P>) -> Self {
         Self {
             is_over: true,
-            ..Self::new(Wire::Grpc, Body::empty(), None)
+            ..Self::new(Wire::Grpc, codec, Body::empty(), None)
         }
     }
-}
 
-impl<P: DeserializeOwned + Message> Items<P> {
     /// The first item of what has arrived, if all of it is there.
     fn take(&mut self) -> Result<Option<P>, Error> {
         match self.wire {
             Wire::Grpc => {
-                let first = grpc::first(&self.bytes, ANSWER_LIMIT).map_err(unreadable)?;
+                let first = grpc::first(self.codec.grpc()?, &self.bytes, ANSWER_LIMIT)
+                    .map_err(unreadable)?;
                 Ok(first.map(|(item, len)| {
                     self.bytes.advance(len);
                     item
@@ -89,7 +91,8 @@ impl<P: DeserializeOwned + Message> Items<P> {
                 let line = self.bytes.split_to(len);
                 self.searched = 0;
                 if !line.trim_ascii().is_empty() {
-                    return json::read_line(&line).map_err(unreadable)?.map(Some);
+                    let read = self.codec.json()?.read_line;
+                    return read(&line).map_err(unreadable)?.map(Some);
                 }
             },
         }
@@ -130,7 +133,7 @@ impl<P: DeserializeOwned + Message> Items<P> {
     }
 }
 
-impl<P: DeserializeOwned + Message> Stream for Items<P> {
+impl<P> Stream for Items<P> {
     type Item = Result<P, Error>;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {

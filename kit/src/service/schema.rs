@@ -43,6 +43,8 @@ pub enum Shape {
     List(Box<Shape>),
     /// Values under keys.
     Map(Box<Shape>, Box<Shape>),
+    /// Whatever serde makes of it: a type that gRPC cannot carry, in a service without gRPC.
+    Any,
 }
 
 /// A message or an enum.
@@ -54,6 +56,8 @@ pub struct Type {
     pub doc: &'static str,
     /// What it is made of.
     pub kind: Kind,
+    /// Whether JSON does without it: the message around an answer that is none.
+    pub is_wrapper: bool,
 }
 
 /// What a type is made of.
@@ -106,9 +110,19 @@ pub struct Types {
     list: Vec<Type>,
     /// Rust's own name of each type, and its place in the list.
     met: BTreeMap<&'static str, usize>,
+    /// The name of the service, which stands beside those of its types.
+    reserved: Option<&'static str>,
 }
 
 impl Types {
+    /// None yet, of the service with this name.
+    pub fn of(service: &'static str) -> Self {
+        Self {
+            reserved: Some(service),
+            ..Self::default()
+        }
+    }
+
     /// The types met so far.
     pub fn iter(&self) -> impl Iterator<Item = &Type> {
         self.list.iter()
@@ -126,13 +140,7 @@ impl Types {
         if let Some(at) = self.met.get(rust) {
             return Shape::Named(self.list[*at].name.clone());
         }
-        let taken = |list: &[Type], name: &str| list.iter().any(|other| other.name == name);
-        let mut unique = name.to_owned();
-        let mut number = 2;
-        while taken(&self.list, &unique) {
-            unique = format!("{name}{number}");
-            number += 1;
-        }
+        let unique = self.unique(name);
         let at = self.list.len();
         self.met.insert(rust, at);
         // Its name is taken before its parts are described, for a type may be made of itself.
@@ -140,9 +148,44 @@ impl Types {
             name: unique.clone(),
             doc,
             kind: Kind::Enum(Vec::new()),
+            is_wrapper: false,
         });
         self.list[at].kind = kind(self);
         Shape::Named(unique)
+    }
+
+    /// Describes the message around an answer that is none, which looks like `shape`.
+    pub fn wrapped(&mut self, name: &str, shape: Shape) -> Shape {
+        let name = self.unique(name);
+        let value = FieldShape {
+            name: "value",
+            json: "value",
+            number: 1,
+            doc: "",
+            shape,
+            has_default: false,
+        };
+        self.list.push(Type {
+            name: name.clone(),
+            doc: "",
+            kind: Kind::Message {
+                fields: vec![value],
+                closed: false,
+            },
+            is_wrapper: true,
+        });
+        Shape::Named(name)
+    }
+
+    fn unique(&self, name: &str) -> String {
+        let taken = |name: &str| {
+            self.reserved == Some(name) || self.list.iter().any(|other| other.name == name)
+        };
+        let numbered = (2..).map(|number| format!("{name}{number}"));
+        let mut names = std::iter::once(name.to_owned()).chain(numbered);
+        names
+            .find(|name| !taken(name))
+            .expect("there are more numbers than types")
     }
 }
 
@@ -163,6 +206,13 @@ pub struct Service {
     pub types: Types,
 }
 
+impl Service {
+    /// Package and name, such as `users.Users`.
+    pub fn full_name(&self) -> String {
+        format!("{}.{}", self.package, self.name)
+    }
+}
+
 /// A method.
 #[derive(Clone, Debug)]
 pub struct MethodShape {
@@ -174,6 +224,8 @@ pub struct MethodShape {
     pub doc: &'static str,
     /// What it takes.
     pub request: Shape,
-    /// What it returns.
+    /// What it returns, as JSON has it.
+    pub reply: Shape,
+    /// What it returns, as gRPC has it: a message.
     pub response: Shape,
 }

@@ -5,7 +5,6 @@
 //! shares with the body. So little runs ahead of the reader, and dropping the body drops the stream.
 
 use std::{
-    marker::PhantomData,
     panic::{AssertUnwindSafe, catch_unwind},
     pin::{Pin, pin},
     sync::{Arc, Mutex},
@@ -17,11 +16,10 @@ use bytes::Bytes;
 use futures_core::Stream;
 use http_body::Frame;
 use pin_project_lite::pin_project;
-use serde::Serialize;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tracing::Span;
 
-use super::{grpc, json, message::Message};
+use super::{codec::Answer, grpc, json};
 use crate::{
     BoxError, Error, Rejection,
     context::Deadline,
@@ -44,7 +42,7 @@ const TOGETHER: usize = 8 * 1024;
 pub struct Outgoing<P> {
     wire: Wire,
     slot: Arc<Mutex<Slot>>,
-    item: PhantomData<fn(P)>,
+    codec: Answer<P>,
 }
 
 #[derive(Debug, Default)]
@@ -55,7 +53,7 @@ struct Slot {
     bytes: Vec<u8>,
 }
 
-impl<P: Serialize + Message> Outgoing<P> {
+impl<P> Outgoing<P> {
     /// Sends what comes out of `stream`, as fast as it is read.
     ///
     /// # Errors
@@ -70,10 +68,7 @@ impl<P: Serialize + Message> Outgoing<P> {
             // Written outside of the lock, for a type's own code may panic.
             let item = item?;
             let mut bytes = std::mem::take(&mut self.slot().bytes);
-            let written = match self.wire {
-                Wire::Json => json::line(&item, &mut bytes),
-                Wire::Grpc => grpc::append(&item, &mut bytes),
-            };
+            let written = self.codec.write_item(self.wire, &item, &mut bytes);
             self.slot().bytes = bytes;
             written?;
             // Whoever takes them polls again for the next ones, so there is nobody to be woken.
@@ -113,6 +108,7 @@ impl<F: Future<Output = Result<(), Error>>> Sent<F> {
     /// The future that `call` makes, until `deadline`, as a body on `wire`.
     pub(super) fn new<P>(
         wire: Wire,
+        codec: Answer<P>,
         deadline: Option<Deadline>,
         call: impl FnOnce(Outgoing<P>) -> F,
     ) -> Self {
@@ -120,7 +116,7 @@ impl<F: Future<Output = Result<(), Error>>> Sent<F> {
         let outgoing = Outgoing {
             wire,
             slot: Arc::clone(&slot),
-            item: PhantomData,
+            codec,
         };
         Self {
             call: Some(call(outgoing)),

@@ -1,25 +1,29 @@
 //! One call from the side that answers it.
 
-use std::pin::{Pin, pin};
+use std::{
+    pin::{Pin, pin},
+    sync::{Arc, OnceLock},
+};
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method as HttpMethod, Request, Response, StatusCode, header};
-use serde::{Serialize, de::DeserializeOwned};
 
 pub use super::sent::Outgoing;
 use super::{
-    Unread, collect, grpc, json,
-    message::Message,
-    params,
+    Unread,
+    codec::{Answer as AnswerCodec, Arguments, Codec},
+    collect, grpc, params,
+    reflection::Reflection,
+    schema::Service,
     sent::{NDJSON, Sent},
 };
 use crate::{
     BoxError, Context, Error, Rejection,
     body::{Body, BodyLimit},
-    context::{CallersDeadline, Deadline, IdempotencyKey},
+    context::{Caller, CallersDeadline, Deadline, IdempotencyKey},
     error::Code,
-    name::Method,
-    wire::{IDEMPOTENCY_KEY, Wire},
+    name::{Access, Method, Transport},
+    wire::{self, IDEMPOTENCY_KEY, Wire},
 };
 
 /// The future of a generated server.
@@ -75,17 +79,29 @@ impl Refusal {
 
 /// Which of `methods` a request asks for, by its place in the list.
 ///
+/// Where more than one fits, the one with the more precise path is meant: `/users/me` before `/users/{id}`.
+///
 /// # Errors
 /// It asks for none of them: 404 or 405 in HTTP, UNIMPLEMENTED in gRPC.
-///
-/// Where more than one fits, the one with the more precise path is meant: `/users/me` before `/users/{id}`.
 pub fn route<B>(methods: &'static [Method], request: &Request<B>) -> Result<usize, Refusal> {
     let (path, verb) = (request.uri().path(), request.method());
-    let fits = |method: &&Method| match Wire::of(request.headers()) {
+    let wire = Wire::of(request.headers());
+    if wire == Wire::Json
+        && methods
+            .iter()
+            .any(|method| method.transport == Transport::Grpc)
+    {
+        // As gRPC over HTTP/2 has it.
+        return Err(Refusal {
+            status: Some(StatusCode::UNSUPPORTED_MEDIA_TYPE),
+            ..Error::new(Code::Unimplemented, "the service speaks gRPC only").into()
+        });
+    }
+    let fits = |method: &&Method| match wire {
         Wire::Json => params::fits(method.http_path, path),
-        Wire::Grpc => method.grpc_path == path,
+        Wire::Grpc => method.grpc_path == path && method.transport.has(wire),
     };
-    let verb_of = |method: &'static Method| match Wire::of(request.headers()) {
+    let verb_of = |method: &'static Method| match wire {
         Wire::Json => &method.http_method,
         Wire::Grpc => &HttpMethod::POST,
     };
@@ -104,7 +120,7 @@ pub fn route<B>(methods: &'static [Method], request: &Request<B>) -> Result<usiz
     }
     let mut allowed: Vec<_> = methods.iter().filter(fits).map(verb_of).collect();
     if allowed.is_empty() {
-        let code = match Wire::of(request.headers()) {
+        let code = match wire {
             Wire::Json => Code::NotFound,
             Wire::Grpc => Code::Unimplemented,
         };
@@ -128,6 +144,29 @@ pub fn route<B>(methods: &'static [Method], request: &Request<B>) -> Result<usiz
     })
 }
 
+/// Answers what asks for no method of the service: tells what the service is made of, where that is asked for by
+/// reflection over gRPC, and refuses everything else.
+pub fn other<B: RequestBody>(
+    describe: fn() -> Service,
+    request: Request<B>,
+    refusal: Refusal,
+) -> Response<Body> {
+    let wire = Wire::of(request.headers());
+    if let Some(Names(names)) = request.extensions().get() {
+        let name = describe().full_name();
+        // Nobody else answers.
+        let _ = names.set(vec![name]);
+    }
+    match Reflection::at(request.uri().path()) {
+        Some(reflection) if wire == Wire::Grpc => reflection.answer(describe, request.into_body()),
+        _ => refusal.into_response(wire),
+    }
+}
+
+/// In the extensions of a request that asks a server for the names of its services.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Names(pub(crate) Arc<OnceLock<Vec<String>>>);
+
 /// Answers one call: reads the arguments, calls `handler`, and writes what it returns, on the wire on which the
 /// request came.
 ///
@@ -137,13 +176,12 @@ pub fn route<B>(methods: &'static [Method], request: &Request<B>) -> Result<usiz
 /// The response carries `method` in its extensions, and an erring one its [`Error`] too, for the layers outside.
 pub async fn unary<B, Q, P, H, F>(
     method: &'static Method,
+    codec: Codec<Q, P>,
     request: Request<B>,
     handler: H,
 ) -> Response<Body>
 where
     B: RequestBody,
-    Q: DeserializeOwned + Message,
-    P: Serialize + Message,
     H: FnOnce(Context, Q) -> F,
     F: Future<Output = Result<P, Error>>,
 {
@@ -155,12 +193,12 @@ where
         callers.map_or(own, |callers| callers.min(own))
     });
     let call = pin!(async {
-        match arguments(wire, method, request).await {
+        match arguments(wire, method, codec.arguments, request).await {
             Ok((mut ctx, arguments)) => {
                 ctx.deadline = longest.or(ctx.deadline);
                 handler(ctx, arguments)
                     .await
-                    .and_then(|reply| write(wire, &reply))
+                    .and_then(|reply| write(wire, codec.answer, &reply))
                     .unwrap_or_else(|error| wire.error(error))
             }
             Err(refusal) => refusal.into_response(wire),
@@ -187,13 +225,12 @@ where
 /// bounds the wait for its beginning only.
 pub async fn streaming<B, Q, P, H, F>(
     method: &'static Method,
+    codec: Codec<Q, P>,
     mut request: Request<B>,
     handler: H,
 ) -> Response<Body>
 where
     B: RequestBody,
-    Q: DeserializeOwned + Message,
-    P: Serialize + Message,
     H: FnOnce(Context, Q, Outgoing<P>) -> F,
     F: Future<Output = Result<(), Error>> + Send + 'static,
 {
@@ -206,9 +243,9 @@ where
     let own = method.timeout.map(Deadline::after);
     let deadline = callers.into_iter().chain(own).min();
     let begin = async {
-        let (mut ctx, arguments) = arguments(wire, method, request).await?;
+        let (mut ctx, arguments) = arguments(wire, method, codec.arguments, request).await?;
         ctx.deadline = deadline;
-        let mut sent = Box::pin(Sent::new(wire, deadline, |outgoing| {
+        let mut sent = Box::pin(Sent::new(wire, codec.answer, deadline, |outgoing| {
             handler(ctx, arguments, outgoing)
         }));
         sent.as_mut().begun().await?;
@@ -238,15 +275,17 @@ where
 async fn arguments<B, Q>(
     wire: Wire,
     method: &'static Method,
+    codec: Arguments<Q>,
     request: Request<B>,
 ) -> Result<(Context, Q), Refusal>
 where
     B: RequestBody,
-    Q: DeserializeOwned + Message,
 {
     let (parts, body) = request.into_parts();
     let mut ctx = Context::of(&parts.extensions);
+    allow(method, &ctx.caller)?;
     ctx.method = Some(method);
+    ctx.priority = wire::priority(&parts.headers).or(ctx.priority);
     if let Some(key) = parts.headers.get(IDEMPOTENCY_KEY) {
         ctx.idempotency_key = Some(idempotency_key(key)?);
     }
@@ -279,10 +318,41 @@ where
             let rule = "the arguments must be in the query string, not in a body";
             return Err(Error::invalid("", rule).into());
         }
-        Wire::Json => json::decode(&params::read(method, &parts.uri)?, &bytes)?,
-        Wire::Grpc => grpc::unframe(&bytes)?,
+        Wire::Json => (codec.json()?.decode)(&params::read(method, &parts.uri)?, &bytes)?,
+        Wire::Grpc => grpc::unframe(codec.grpc()?, &bytes)?,
     };
     Ok((ctx, arguments))
+}
+
+/// Whether `caller` may call `method`. Nothing of the body was read yet.
+fn allow(method: &'static Method, caller: &Caller) -> Result<(), Refusal> {
+    let identity = match (method.access, caller) {
+        (Access::Anyone, _) => return Ok(()),
+        (_, Caller::NotAsked) => {
+            let mistake = format!(
+                "{} is for callers that say who they are, and nothing asks them: `server::Inbound` has no `authenticate`",
+                method.full_name()
+            );
+            return Err(Error::internal(mistake).into());
+        }
+        (_, Caller::Anonymous) => {
+            let message = "the method is for callers that say who they are";
+            return Err(Error::new(Code::Unauthenticated, message).into());
+        }
+        (_, Caller::Known(identity)) => identity,
+    };
+    match method.access {
+        Access::Scope(scope) if !identity.has(scope) => {
+            // RFC 6750, section 3.1.
+            let challenge = format!("Bearer error=\"insufficient_scope\", scope=\"{scope}\"");
+            let challenge = HeaderValue::from_str(&challenge).expect("a scope is visible ASCII");
+            Err(Refusal {
+                hint: Some((header::WWW_AUTHENTICATE, challenge)),
+                ..Error::permission_denied(format!("the scope `{scope}` is needed")).into()
+            })
+        }
+        Access::Anyone | Access::Authenticated | Access::Scope(_) => Ok(()),
+    }
 }
 
 fn idempotency_key(key: &HeaderValue) -> Result<IdempotencyKey, Error> {
@@ -297,10 +367,16 @@ fn idempotency_key(key: &HeaderValue) -> Result<IdempotencyKey, Error> {
         })
 }
 
-fn write<P: Serialize + Message>(wire: Wire, reply: &P) -> Result<Response<Body>, Error> {
+fn write<P>(wire: Wire, codec: AnswerCodec<P>, reply: &P) -> Result<Response<Body>, Error> {
     let (body, content_type) = match wire {
-        Wire::Json => (Body::full(json::encode(reply)?), "application/json"),
-        Wire::Grpc => (grpc::answer(grpc::frame(reply)?), grpc::CONTENT_TYPE),
+        Wire::Json => (
+            Body::full((codec.json()?.encode)(reply)?),
+            "application/json",
+        ),
+        Wire::Grpc => (
+            grpc::answer(grpc::frame(codec.grpc()?, reply)?),
+            grpc::CONTENT_TYPE,
+        ),
     };
     Ok(answer(body, content_type))
 }

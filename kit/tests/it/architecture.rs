@@ -23,6 +23,7 @@ const VOCABULARY: &[&str] = &[
 ];
 /// Speak of the vocabulary only, never of each other.
 const ROOMS: &[&str] = &[
+    "authenticate",
     "balance",
     "circuit_breaker",
     "coalesce",

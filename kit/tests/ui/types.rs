@@ -26,8 +26,21 @@ pub trait Arguments {
     async fn list(&self, ctx: Context, it: Vec<Vec<u32>>) -> Result<(), Error>; //~ `Vec<Vec<u32>>` gRPC cannot carry a
 }
 
-#[kit::service] //~ `#[kit::service]` `std::string::String` is not a message
+#[kit::service]
 pub trait Replies {
-    async fn no_message(&self, ctx: Context) -> Result<Vec<String>, Error>; //~ `Vec<String>` `Vec<std::string::String>` is not a message //~ `Vec` `Vec<std::string::String>` is not a message
-    async fn no_messages(&self, ctx: Context) -> Result<impl Stream<Item = Result<String, Error>>, Error>; //~ `String` `std::string::String` is not a message //~ `Result<impl Stream<Item = Result<String, Error>>, Error>` `std::string::String` is not a message
+    async fn lists(&self, ctx: Context) -> Result<Vec<Vec<u32>>, Error>; //~ `Vec<Vec<u32>>` gRPC cannot carry a
+    async fn stream(&self, ctx: Context) -> Result<impl Stream<Item = Result<Vec<Vec<u32>>, Error>>, Error>; //~ `Vec<Vec<u32>>` gRPC cannot carry a
+    async fn other_error(&self, ctx: Context) -> Result<(), std::fmt::Error>; //~ `Result` mismatched types
+}
+
+#[kit::service(transport = "grpc")]
+pub trait GrpcOnly {
+    async fn lists(&self, ctx: Context, it: Vec<Vec<u32>>) -> Result<Vec<Vec<u32>>, Error>; //~ `Vec<Vec<u32>>` gRPC cannot carry a
+}
+
+pub struct Mute;
+
+#[kit::service(transport = "http")]
+pub trait HttpOnly {
+    async fn mute(&self, ctx: Context) -> Result<Mute, Error>; //~ `Mute` the trait bound `Mute: serde::Serialize` is not satisfied //~ `Mute` the trait bound `Mute: serde::de::DeserializeOwned
 }

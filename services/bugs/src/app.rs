@@ -1,6 +1,7 @@
 //! The way of a request through this service.
 
 use kit::{
+    authenticate::AuthenticateLayer,
     concurrency::ConcurrencyLimitLayer,
     deadline::DeadlineLayer,
     fault::FaultLayer,
@@ -25,6 +26,7 @@ pub(crate) fn inbound(config: &ServerConfig, service: &ServiceName) -> Inbound {
             metrics::observer(),
         ),
         rate_limit: config.rate_limit.map(RateLimitLayer::new),
+        authenticate: config.tokens.clone().map(AuthenticateLayer::new),
         fault: FaultLayer::new(config.fault),
         body_limit: BodyLimitLayer::new(config.body_limit),
     }

@@ -3,8 +3,8 @@
 use kit::metrics::{MetricsLayer, observer};
 use kit::server::{BodyLimitLayer, Inbound, ServerConfig};
 use kit::{
-    concurrency::ConcurrencyLimitLayer, deadline::DeadlineLayer, fault::FaultLayer,
-    name::ServiceName, rate_limit::RateLimitLayer, trace::TraceLayer,
+    authenticate::AuthenticateLayer, concurrency::ConcurrencyLimitLayer, deadline::DeadlineLayer,
+    fault::FaultLayer, name::ServiceName, rate_limit::RateLimitLayer, trace::TraceLayer,
 };
 
 /// What stands around the methods, outermost first: logs and traces, numbers for Prometheus, then what bounds a
@@ -16,6 +16,7 @@ pub(crate) fn inbound(config: &ServerConfig, service: &ServiceName) -> Inbound {
         deadline: DeadlineLayer::inbound(config.deadline),
         concurrency: ConcurrencyLimitLayer::new(service.as_str(), config.concurrency, observer()),
         rate_limit: config.rate_limit.map(RateLimitLayer::new),
+        authenticate: config.tokens.clone().map(AuthenticateLayer::new),
         fault: FaultLayer::new(config.fault),
         body_limit: BodyLimitLayer::new(config.body_limit),
     }

@@ -2,15 +2,17 @@
 
 mod settings;
 
+use std::collections::BTreeMap;
+
 use proc_macro2::TokenStream;
 use quote::{format_ident, quote, quote_spanned};
 use syn::{
-    Data, DataEnum, DeriveInput, Error, Field, Fields, Result, ext::IdentExt, parse2,
+    Data, DataEnum, DeriveInput, Error, Field, Fields, Ident, Result, ext::IdentExt, parse2,
     spanned::Spanned,
 };
 
 use self::settings::{Numbers, Settings, json_name};
-use crate::names::{rename_field, rename_variant};
+use crate::names::{lower_camel, rename_field, rename_variant, snake};
 
 pub(crate) fn expand(item: TokenStream) -> Result<TokenStream> {
     let item: DeriveInput = parse2(item)?;
@@ -20,9 +22,12 @@ pub(crate) fn expand(item: TokenStream) -> Result<TokenStream> {
             "a message has no generics: it is one type of protobuf",
         ));
     }
+    ascii(&item.ident)?;
     match &item.data {
         Data::Struct(data) => match &data.fields {
             Fields::Unnamed(fields) if fields.unnamed.len() == 1 => {
+                Settings::read_newtype(&item.attrs)?;
+                Settings::read(&fields.unnamed[0].attrs)?;
                 Ok(newtype(&item, &fields.unnamed[0]))
             }
             Fields::Unnamed(fields) => Err(Error::new_spanned(
@@ -40,16 +45,43 @@ pub(crate) fn expand(item: TokenStream) -> Result<TokenStream> {
     }
 }
 
+/// Protobuf has no other names.
+fn ascii(name: &Ident) -> Result<()> {
+    match name.unraw().to_string().is_ascii() {
+        true => Ok(()),
+        false => Err(Error::new(name.span(), "a name in protobuf is ASCII")),
+    }
+}
+
+/// Tells where two names become one in protobuf, which `how` says.
+#[derive(Default)]
+struct Names(BTreeMap<String, Ident>);
+
+impl Names {
+    fn add(&mut self, name: &Ident, text: String, how: &str) -> Result<()> {
+        ascii(name)?;
+        match self.0.insert(text.clone(), name.clone()) {
+            None => Ok(()),
+            Some(other) => Err(Error::new(
+                name.span(),
+                format!("`{other}` and `{name}` are both `{text}` {how}"),
+            )),
+        }
+    }
+}
+
 fn message(item: &DeriveInput, fields: Vec<&Field>) -> Result<TokenStream> {
     let name = &item.ident;
     let own = Settings::read(&item.attrs)?;
-    let mut numbers = Numbers::new();
+    let (mut numbers, mut names) = (Numbers::new(), Names::default());
     let (mut lens, mut encodes, mut slots, mut merges, mut finishes, mut shapes) =
         (vec![], vec![], vec![], vec![], vec![], vec![]);
     for (at, field) in fields.into_iter().enumerate() {
         let ident = field.ident.as_ref().expect("fields are named");
         let settings = Settings::read(&field.attrs)?;
         let number = numbers.give(ident, &settings)?;
+        let camel = lower_camel(&ident.unraw().to_string());
+        names.add(ident, camel, "in the JSON of protobuf")?;
         let (ty, text) = (&field.ty, ident.unraw().to_string());
         let json = json_name(&settings, &own, &text, rename_field);
         let doc = settings.doc(&field.attrs);
@@ -120,6 +152,8 @@ fn message(item: &DeriveInput, fields: Vec<&Field>) -> Result<TokenStream> {
         impl ::kit::service::message::Value for #name {
             const WIRE: ::kit::service::message::WireType =
                 ::kit::service::message::WireType::Delimited;
+            const ALONE: ::kit::service::message::Alone<Self> =
+                ::kit::service::message::Alone::MESSAGE;
 
             fn absent() -> ::core::option::Option<Self> {
                 ::core::option::Option::None
@@ -158,7 +192,7 @@ fn enumeration(item: &DeriveInput, data: &DataEnum) -> Result<TokenStream> {
         return Err(Error::new(name.span(), "an enum needs a variant"));
     }
     let own = Settings::read(&item.attrs)?;
-    let mut numbers = Numbers::new();
+    let (mut numbers, mut names) = (Numbers::new(), Names::default());
     let (mut tos, mut froms, mut shapes) = (vec![], vec![], vec![]);
     for variant in &data.variants {
         if !matches!(variant.fields, Fields::Unit) {
@@ -169,6 +203,14 @@ fn enumeration(item: &DeriveInput, data: &DataEnum) -> Result<TokenStream> {
         }
         let settings = Settings::read(&variant.attrs)?;
         let number = numbers.give(&variant.ident, &settings)?;
+        let word = snake(&variant.ident.unraw().to_string()).to_ascii_uppercase();
+        if word == "UNSPECIFIED" {
+            return Err(Error::new(
+                variant.ident.span(),
+                "so protobuf calls 0, which stands for \"not said\" and is refused",
+            ));
+        }
+        names.add(&variant.ident, word, "in protobuf")?;
         let (ident, text) = (&variant.ident, variant.ident.unraw().to_string());
         let json = json_name(&settings, &own, &text, rename_variant);
         let doc = settings.doc(&variant.attrs);
@@ -249,6 +291,12 @@ fn newtype(item: &DeriveInput, field: &Field) -> TokenStream {
         impl ::kit::service::message::Value for #name {
             const WIRE: ::kit::service::message::WireType = #inner::WIRE;
             const IS_TEXT: bool = #inner::IS_TEXT;
+            const ALONE: ::kit::service::message::Alone<Self> = ::kit::service::message::Alone {
+                len: |value| (#inner::ALONE.len)(&value.0),
+                encode: |value, out| (#inner::ALONE.encode)(&value.0, out),
+                decode: |reader| (#inner::ALONE.decode)(reader).map(Self),
+                shape: #inner::ALONE.shape,
+            };
 
             fn absent() -> ::core::option::Option<Self> {
                 #inner::absent().map(Self)
@@ -344,8 +392,49 @@ mod tests {
                 "enum A { B, #[kit(tag = «1»)] C }",
                 "`B` has the number 1 already",
             ),
+            ("enum A { «Unspecified» }", "so protobuf calls 0"),
+            (
+                "enum A { OnShelf, «On_Shelf» }",
+                "both `ON_SHELF` in protobuf",
+            ),
+            ("struct A { a_b: u32, «aB»: u32 }", "both `aB` in the JSON"),
+            ("struct A { «größe»: u32 }", "is ASCII"),
+            ("enum A { «Größe» }", "is ASCII"),
+            ("struct «Größe»(u32);", "is ASCII"),
+            (
+                "struct A { #[serde(default, «flatten»)] x: B }",
+                "serde's `flatten`",
+            ),
+            ("struct A { #[serde(«skip»)] x: u32 }", "serde's `skip`"),
+            (
+                "struct A { #[serde(«with» = \"hex\")] x: u32 }",
+                "serde's `with`",
+            ),
+            ("#[serde(«transparent»)] struct A { x: u32 }", "serde's"),
+            ("#[serde(«untagged»)] enum A { B }", "serde's `untagged`"),
+            ("struct A(#[serde(«with» = \"hex\")] u32);", "serde's"),
+            (
+                "struct A { #[serde(«rename»(serialize = \"y\"))] x: u32 }",
+                "one name here",
+            ),
+            (
+                "#[serde(«rename_all»(serialize = \"UPPERCASE\"))] struct A { x: u32 }",
+                "one name here",
+            ),
         ] {
             marked::check(item, message, |item| expand(item).map(drop));
+        }
+    }
+
+    #[test]
+    fn words_of_serde_that_mislead_nobody_are_let_pass() {
+        for item in [
+            "#[serde(try_from = \"String\", into = \"String\")] struct A(String);",
+            "#[serde(transparent)] struct A(String);",
+            "struct A { #[serde(alias = \"z\", skip_serializing_if = \"Vec::is_empty\", default)] x: Vec<u32> }",
+            "#[serde(bound = \"\", crate = \"serde\")] struct A { x: u32 }",
+        ] {
+            expand(item.parse().unwrap()).unwrap();
         }
     }
 }

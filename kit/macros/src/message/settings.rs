@@ -3,9 +3,32 @@
 use std::collections::BTreeMap;
 
 use proc_macro2::Span;
-use syn::{Attribute, Error, Ident, LitInt, LitStr, Result};
+use syn::{Attribute, Error, Ident, LitInt, LitStr, Result, meta::ParseNestedMeta};
 
 use crate::names::{doc, unknown};
+
+/// Words of serde by which JSON becomes something else than the fields say, so that what others read of a type would not
+/// be true any more.
+const MISLEADING: [&str; 15] = [
+    "content",
+    "deserialize_with",
+    "flatten",
+    "from",
+    "into",
+    "other",
+    "serialize_with",
+    "skip",
+    "skip_deserializing",
+    "skip_serializing",
+    "tag",
+    "transparent",
+    "try_from",
+    "untagged",
+    "with",
+];
+
+/// What a type around one value may say: it is that value whatever happens.
+const HARMLESS_AROUND: [&str; 4] = ["from", "into", "transparent", "try_from"];
 
 /// What `#[kit(...)]` and `#[serde(...)]` say about a type, a field or a variant.
 #[derive(Default)]
@@ -21,7 +44,17 @@ pub(super) struct Settings {
 
 impl Settings {
     pub(super) fn read(attributes: &[Attribute]) -> Result<Self> {
+        Self::read_but(attributes, &[])
+    }
+
+    /// Of a type around one value.
+    pub(super) fn read_newtype(attributes: &[Attribute]) -> Result<Self> {
+        Self::read_but(attributes, &HARMLESS_AROUND)
+    }
+
+    fn read_but(attributes: &[Attribute], harmless: &[&str]) -> Result<Self> {
         let mut settings = Self::default();
+        let mut misled = None;
         for attribute in attributes {
             if attribute.path().is_ident("kit") {
                 attribute.parse_nested_meta(|meta| {
@@ -43,6 +76,11 @@ impl Settings {
                 // Serde itself tells what is wrong here; this only listens.
                 let _ = attribute.parse_nested_meta(|meta| {
                     let word = meta.path.get_ident().map(Ident::to_string);
+                    if let Some(word) = &word
+                        && let Some(mistake) = misleading(word, &meta, harmless)
+                    {
+                        misled.get_or_insert(mistake);
+                    }
                     match word.as_deref() {
                         Some("rename") if meta.input.peek(syn::Token![=]) => {
                             settings.rename = Some(meta.value()?.parse::<LitStr>()?.value());
@@ -51,7 +89,9 @@ impl Settings {
                             settings.rename_all = Some(meta.value()?.parse::<LitStr>()?.value());
                         }
                         word => {
-                            settings.default |= word == Some("default");
+                            // What may be left out when it is written is not always there.
+                            settings.default |=
+                                matches!(word, Some("default" | "skip_serializing_if"));
                             settings.closed |= word == Some("deny_unknown_fields");
                             skip(&meta)?;
                         }
@@ -60,7 +100,10 @@ impl Settings {
                 });
             }
         }
-        Ok(settings)
+        match misled {
+            None => Ok(settings),
+            Some(mistake) => Err(mistake),
+        }
     }
 
     pub(super) fn doc(&self, attributes: &[Attribute]) -> String {
@@ -72,8 +115,23 @@ impl Settings {
     }
 }
 
+/// What is told of a word of serde that would mislead others, if it does.
+fn misleading(word: &str, meta: &ParseNestedMeta<'_>, harmless: &[&str]) -> Option<Error> {
+    let is_split = matches!(word, "rename" | "rename_all") && meta.input.peek(syn::token::Paren);
+    let message = if is_split {
+        format!("what is read and what is written has one name here: `{word} = \"...\"`")
+    } else if MISLEADING.contains(&word) && !harmless.contains(&word) {
+        format!(
+            "serde's `{word}` makes something else of this than `.proto` and OpenAPI say; a service with `transport = \"http\"` needs no `kit::Message`"
+        )
+    } else {
+        return None;
+    };
+    Some(Error::new_spanned(&meta.path, message))
+}
+
 /// Passes over what follows a word: `= value`, `(...)`, or nothing.
-fn skip(meta: &syn::meta::ParseNestedMeta<'_>) -> Result<()> {
+fn skip(meta: &ParseNestedMeta<'_>) -> Result<()> {
     if meta.input.peek(syn::Token![=]) {
         meta.value()?.parse::<syn::Expr>()?;
     } else if meta.input.peek(syn::token::Paren) {

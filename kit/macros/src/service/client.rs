@@ -5,12 +5,12 @@ use quote::{format_ident, quote, quote_spanned};
 use syn::{Ident, ItemTrait, parse_quote, spanned::Spanned};
 
 use super::{
-    module_name,
-    parse::{Method, Reply, replied},
+    codec_name, module_name,
+    parse::{Method, Reply, Transport, replied},
     request_name, unused,
 };
 
-pub(super) fn client(item: &ItemTrait, methods: &[Method]) -> TokenStream {
+pub(super) fn client(item: &ItemTrait, methods: &[Method], transport: Transport) -> TokenStream {
     let (vis, service, module) = (&item.vis, &item.ident, module_name(item));
     let name = format_ident!("{}Client", service);
     let about = format!("Calls a [`{service}`] elsewhere, through any tower stack.");
@@ -20,12 +20,7 @@ pub(super) fn client(item: &ItemTrait, methods: &[Method]) -> TokenStream {
         let names: Vec<_> = method.arguments.iter().map(|a| &a.name).collect();
         let types = method.arguments.iter().map(|a| &a.ty);
         let mut output = output.clone();
-        // A type that cannot be an answer is told where it stands.
-        let span = match &method.reply {
-            Reply::Nothing => output.span(),
-            Reply::Message(ty) | Reply::Stream(ty) => ty.span(),
-        };
-        let unary = quote_spanned!(span=> unary);
+        let (unary, codec) = (quote!(unary), codec_name(at));
         let (call, reply, refine) = match &method.reply {
             Reply::Nothing => (
                 unary,
@@ -39,7 +34,7 @@ pub(super) fn client(item: &ItemTrait, methods: &[Method]) -> TokenStream {
                     *replied = parse_quote!(::kit::service::client::Items<#item>);
                 }
                 let refine = quote!(#[allow(refining_impl_trait, reason = "it is named")]);
-                (quote_spanned!(span=> stream), quote!(), refine)
+                (quote!(stream), quote!(), refine)
             }
         };
         // Where the error type is not the kit's own, that is told at the type.
@@ -49,10 +44,26 @@ pub(super) fn client(item: &ItemTrait, methods: &[Method]) -> TokenStream {
             async fn #function(&self, #ctx: ::kit::Context, #(#names: #types),*) -> #output {
                 let #answer: ::core::result::Result<_, ::kit::Error> = self
                     .caller
-                    .#call(&#module::METHODS[#at], #ctx, #module::#request { #(#names),* })
+                    .#call(&#module::METHODS[#at], #module::#codec, #ctx, #module::#request { #(#names),* })
                     .await
                     #reply;
                 #answer
+            }
+        }
+    });
+    let json = transport.has_http().then(|| {
+        quote! {
+            /// Calls through `stack` as JSON over HTTP.
+            pub fn json(stack: KitStack) -> Self {
+                Self { caller: ::kit::service::client::Caller::new(stack, ::kit::wire::Wire::Json) }
+            }
+        }
+    });
+    let grpc = transport.has_grpc().then(|| {
+        quote! {
+            /// Calls through `stack` as gRPC, which needs HTTP/2.
+            pub fn grpc(stack: KitStack) -> Self {
+                Self { caller: ::kit::service::client::Caller::new(stack, ::kit::wire::Wire::Grpc) }
             }
         }
     });
@@ -67,15 +78,8 @@ pub(super) fn client(item: &ItemTrait, methods: &[Method]) -> TokenStream {
 
         #unused
         impl<KitStack: ::kit::service::client::Stack> #name<KitStack> {
-            /// Calls through `stack` as JSON over HTTP.
-            pub fn json(stack: KitStack) -> Self {
-                Self { caller: ::kit::service::client::Caller::new(stack, ::kit::wire::Wire::Json) }
-            }
-
-            /// Calls through `stack` as gRPC, which needs HTTP/2.
-            pub fn grpc(stack: KitStack) -> Self {
-                Self { caller: ::kit::service::client::Caller::new(stack, ::kit::wire::Wire::Grpc) }
-            }
+            #json
+            #grpc
         }
 
         impl<KitStack: ::kit::service::client::Stack> #service for #name<KitStack> {

@@ -10,21 +10,22 @@ use proc_macro2::TokenStream;
 use quote::{format_ident, quote};
 use syn::{Attribute, Error, Ident, ItemTrait, Result, TraitItem, ext::IdentExt, parse2};
 
-use self::parse::{Method, methods, package};
+use self::parse::{Method, methods, whole};
 use crate::names::snake;
 
 pub(crate) fn expand(attribute: TokenStream, item: TokenStream) -> Result<TokenStream> {
     let mut item: ItemTrait = parse2(item)?;
-    let checked = package(attribute, &item.ident).and_then(|p| Ok((p, methods(&item)?)));
-    let (package, methods) = match checked {
+    let checked = whole(attribute, &item.ident)
+        .and_then(|whole| Ok((methods(&item, whole.transport)?, whole)));
+    let (methods, whole) = match checked {
         Ok(checked) => checked,
         Err(mistakes) => return Ok(refuse(item, mistakes)),
     };
     declare(&mut item, &methods);
 
-    let server = server::server(&item, &methods);
-    let client = client::client(&item, &methods);
-    let module = module::module(&item, &methods, &package);
+    let server = server::server(&item, &methods, whole.transport);
+    let client = client::client(&item, &methods, whole.transport);
+    let module = module::module(&item, &methods, &whole);
     Ok(quote! { #item #server #client #module })
 }
 
@@ -74,6 +75,11 @@ fn unused() -> Attribute {
 
 fn module_name(item: &ItemTrait) -> Ident {
     format_ident!("{}", snake(&item.ident.unraw().to_string()))
+}
+
+/// How the method at this place in the list travels.
+fn codec_name(at: usize) -> Ident {
+    format_ident!("CODEC_{at}")
 }
 
 fn request_name(method: &Method) -> Ident {

@@ -1,108 +1,57 @@
 //! Writes the module of what travels: the requests, the list of methods, and the description of it all.
 
 use proc_macro2::TokenStream;
-use quote::{quote, quote_spanned};
-use syn::{ItemTrait, ext::IdentExt, spanned::Spanned};
+use quote::{format_ident, quote, quote_spanned};
+use syn::{Ident, ItemTrait, ext::IdentExt, spanned::Spanned};
 
 use super::{
-    module_name,
-    parse::{Argument, Method, Reply},
-    request_name, unused,
+    codec_name, module_name,
+    parse::{Argument, Method, Reply, Transport, Whole},
+    request_name,
+    route::{Access, Priority},
+    unused,
 };
 use crate::names::doc;
 
-pub(super) fn module(item: &ItemTrait, methods: &[Method], package: &str) -> TokenStream {
+pub(super) fn module(item: &ItemTrait, methods: &[Method], whole: &Whole) -> TokenStream {
+    let Whole { package, transport } = whole;
     let (vis, service, module) = (&item.vis, &item.ident, module_name(item));
     let about = format!("What [`{service}`](super::{service}) is made of on the wire.");
     let name = service.unraw().to_string();
     let full_name = format!("{package}.{name}");
     let service_doc = doc(&item.attrs);
 
-    let requests = methods.iter().map(|method| {
-        let request = request_name(method);
-        let about = format!(
-            "The arguments of [`{service}::{}`](super::{service}::{}).",
-            method.name, method.name
-        );
-        let fields = method.arguments.iter().map(|Argument { name, ty }| {
-            let about = format!("The argument `{}`.", name.unraw());
-            quote! {
-                #[doc = #about]
-                #[kit(undocumented)]
-                pub #name: #ty,
-            }
-        });
+    let requests = methods
+        .iter()
+        .map(|method| request(service, method, *transport));
+    let codecs = methods
+        .iter()
+        .enumerate()
+        .map(|(at, method)| codec(at, method, *transport));
+    let texts = methods
+        .iter()
+        .filter(|_| *transport == Transport::Both)
+        .flat_map(|method| method.texts().map(is_text));
+    let table = methods
+        .iter()
+        .map(|method| entry(method, &full_name, *transport));
+    let shapes = methods
+        .iter()
+        .enumerate()
+        .map(|(at, method)| shape(at, method, *transport));
+    let openapi = transport.has_http().then(|| {
         quote! {
-            #[doc = #about]
-            #[derive(
-                ::kit::service::generated::serde::Serialize,
-                ::kit::service::generated::serde::Deserialize,
-                ::kit::Message,
-            )]
-            #[serde(crate = "::kit::service::generated::serde", deny_unknown_fields)]
-            #[kit(undocumented)]
-            #[allow(missing_debug_implementations, reason = "not every argument has one")]
-            pub struct #request {
-                #(#fields)*
+            /// The OpenAPI 3.1 document of the JSON side.
+            pub fn openapi() -> ::kit::service::generated::serde_json::Value {
+                describe().openapi()
             }
         }
     });
-    let texts = methods.iter().flat_map(|method| {
-        method.texts().map(|Argument { name, ty }| {
-            let message = format!(
-                "`{name}` stands in the path or in the query string, so it is a number, a boolean, a text, an enum or a newtype of one of these"
-            );
-            quote_spanned! {ty.span()=>
-                const _: () = ::core::assert!(<#ty as ::kit::service::message::Field>::IS_TEXT, #message);
-            }
-        })
-    });
-    let table = methods.iter().map(|method| {
-        let name = &method.camel;
-        let grpc_path = format!("/{full_name}/{name}");
-        let (verb, http_path) = (&method.route.verb, &method.route.path);
-        let idempotent = method.idempotent;
-        let streaming = matches!(method.reply, Reply::Stream(_));
-        let timeout = match method
-            .timeout
-            .map(|time| (time.as_secs(), time.subsec_nanos()))
-        {
-            None => quote!(::core::option::Option::None),
-            Some((secs, nanos)) => quote! {
-                ::core::option::Option::Some(::core::time::Duration::new(#secs, #nanos))
-            },
-        };
+    let proto = transport.has_grpc().then(|| {
         quote! {
-            ::kit::name::Method {
-                service: #full_name,
-                name: #name,
-                grpc_path: #grpc_path,
-                http_method: ::kit::service::generated::http::Method::#verb,
-                http_path: #http_path,
-                idempotent: #idempotent,
-                streaming: #streaming,
-                timeout: #timeout,
-            }
-        }
-    });
-    let shapes = methods.iter().enumerate().map(|(at, method)| {
-        let (doc, request) = (&method.doc, request_name(method));
-        let name = method.name.unraw().to_string();
-        let reply = match &method.reply {
-            Reply::Nothing => quote! {
-                <::kit::service::generated::Empty as ::kit::service::message::Message>
-            },
-            Reply::Message(ty) | Reply::Stream(ty) => {
-                quote_spanned!(ty.span()=> <#ty as ::kit::service::message::Message>)
-            }
-        };
-        quote! {
-            ::kit::service::schema::MethodShape {
-                name: #name,
-                method: &METHODS[#at],
-                doc: #doc,
-                request: <#request as ::kit::service::message::Message>::shape(&mut types),
-                response: #reply::shape(&mut types),
+            /// The text of the `.proto` file of the gRPC side.
+            pub fn proto() -> ::std::string::String {
+                describe().proto()
             }
         }
     });
@@ -115,6 +64,7 @@ pub(super) fn module(item: &ItemTrait, methods: &[Method], package: &str) -> Tok
             use super::*;
 
             #(#requests)*
+            #(#codecs)*
             #(#texts)*
 
             /// The methods, in the order of their declaration.
@@ -123,7 +73,7 @@ pub(super) fn module(item: &ItemTrait, methods: &[Method], package: &str) -> Tok
             /// The service as others see it.
             pub fn describe() -> ::kit::service::schema::Service {
                 #[allow(unused_mut, reason = "a service may have no methods")]
-                let mut types = ::kit::service::schema::Types::default();
+                let mut types = ::kit::service::schema::Types::of(#name);
                 ::kit::service::schema::Service {
                     name: #name,
                     package: #package,
@@ -134,15 +84,191 @@ pub(super) fn module(item: &ItemTrait, methods: &[Method], package: &str) -> Tok
                 }
             }
 
-            /// The OpenAPI 3.1 document of the JSON side.
-            pub fn openapi() -> ::kit::service::generated::serde_json::Value {
-                describe().openapi()
-            }
-
-            /// The text of the `.proto` file of the gRPC side.
-            pub fn proto() -> ::std::string::String {
-                describe().proto()
-            }
+            #openapi
+            #proto
         }
     }
+}
+
+/// The struct of a method's arguments.
+fn request(service: &Ident, method: &Method, transport: Transport) -> TokenStream {
+    let request = request_name(method);
+    let about = format!(
+        "The arguments of [`{service}::{}`](super::{service}::{}).",
+        method.name, method.name
+    );
+    let undocumented = transport.has_grpc().then(|| quote!(#[kit(undocumented)]));
+    let fields = method.arguments.iter().map(|Argument { name, ty }| {
+        let about = format!("The argument `{}`.", name.unraw());
+        quote! {
+            #[doc = #about]
+            #undocumented
+            pub #name: #ty,
+        }
+    });
+    let serde = transport.has_http().then(|| {
+        quote! {
+            #[derive(
+                ::kit::service::generated::serde::Serialize,
+                ::kit::service::generated::serde::Deserialize,
+            )]
+            #[serde(crate = "::kit::service::generated::serde", deny_unknown_fields)]
+        }
+    });
+    let message = transport
+        .has_grpc()
+        .then(|| quote!(#[derive(::kit::Message)]));
+    quote! {
+        #[doc = #about]
+        #serde
+        #message
+        #undocumented
+        #[allow(missing_debug_implementations, reason = "not every argument has one")]
+        pub struct #request {
+            #(#fields)*
+        }
+    }
+}
+
+/// How the method travels: the one place where a type that cannot is told.
+fn codec(at: usize, method: &Method, transport: Transport) -> TokenStream {
+    let (codec, request) = (codec_name(at), request_name(method));
+    let answer = match &method.reply {
+        Reply::Nothing => quote!(::kit::service::generated::Empty),
+        Reply::Message(ty) | Reply::Stream(ty) => quote!(#ty),
+    };
+    let (arguments, make, known) = match transport {
+        Transport::Http => {
+            let known = known_shape(&answer);
+            (
+                "http_arguments",
+                "http_answer",
+                Some(quote!(|types| #known)),
+            )
+        }
+        Transport::Grpc => ("grpc_arguments", "grpc_answer", None),
+        Transport::Both => ("both_arguments", "both_answer", None),
+    };
+    let (arguments, make) = (format_ident!("{arguments}"), format_ident!("{make}"));
+    quote! {
+        pub(super) static #codec: ::kit::service::codec::Codec<#request, #answer> =
+            ::kit::service::codec::Codec::new(
+                ::kit::service::codec::#arguments::<#request>(),
+                ::kit::service::codec::#make::<#answer>(#known),
+            );
+    }
+}
+
+/// What is known of a type that need not be one of protobuf.
+fn known_shape(ty: &TokenStream) -> TokenStream {
+    quote!({
+        #[allow(unused_imports, reason = "one of them has the type's shape")]
+        use ::kit::service::generated::{Unshaped as _, Shaped as _};
+        (&::kit::service::generated::ShapeOf::<#ty>::NEW).shape(types)
+    })
+}
+
+fn is_text(Argument { name, ty }: &Argument) -> TokenStream {
+    let message = format!(
+        "`{name}` stands in the path or in the query string, so it is a number, a boolean, a text, an enum or a newtype of one of these"
+    );
+    quote_spanned! {ty.span()=>
+        const _: () = ::core::assert!(<#ty as ::kit::service::message::Field>::IS_TEXT, #message);
+    }
+}
+
+/// The method in the list of all.
+fn entry(method: &Method, full_name: &str, transport: Transport) -> TokenStream {
+    let name = &method.camel;
+    let grpc_path = format!("/{full_name}/{name}");
+    let (verb, http_path) = (&method.route.verb, &method.route.path);
+    let idempotent = method.idempotent;
+    let streaming = matches!(method.reply, Reply::Stream(_));
+    let timeout = match method
+        .timeout
+        .map(|time| (time.as_secs(), time.subsec_nanos()))
+    {
+        None => quote!(::core::option::Option::None),
+        Some((secs, nanos)) => quote! {
+            ::core::option::Option::Some(::core::time::Duration::new(#secs, #nanos))
+        },
+    };
+    let transport = match transport {
+        Transport::Http => quote!(Http),
+        Transport::Grpc => quote!(Grpc),
+        Transport::Both => quote!(Both),
+    };
+    let access = match &method.access {
+        Access::Anyone => quote!(Anyone),
+        Access::Authenticated => quote!(Authenticated),
+        Access::Scope(scope) => quote!(Scope(#scope)),
+    };
+    let priority = match method.priority {
+        Priority::Sheddable => quote!(Sheddable),
+        Priority::Normal => quote!(Normal),
+        Priority::Critical => quote!(Critical),
+    };
+    quote! {
+        ::kit::name::Method {
+            service: #full_name,
+            name: #name,
+            grpc_path: #grpc_path,
+            http_method: ::kit::service::generated::http::Method::#verb,
+            http_path: #http_path,
+            idempotent: #idempotent,
+            streaming: #streaming,
+            transport: ::kit::name::Transport::#transport,
+            access: ::kit::name::Access::#access,
+            priority: ::kit::name::Priority::#priority,
+            timeout: #timeout,
+        }
+    }
+}
+
+/// The method as others see it.
+fn shape(at: usize, method: &Method, transport: Transport) -> TokenStream {
+    let (doc, request, codec) = (&method.doc, request_name(method), codec_name(at));
+    let name = method.name.unraw().to_string();
+    let response = format!("{}Response", method.camel);
+    let arguments = if transport.has_grpc() {
+        quote!(<#request as ::kit::service::message::Message>::shape(&mut types))
+    } else {
+        let text = request.to_string();
+        let fields = method.arguments.iter().enumerate().map(|(at, argument)| {
+            let (number, ty) = (at as u32 + 1, &argument.ty);
+            let name = argument.name.unraw().to_string();
+            let known = known_shape(&quote!(#ty));
+            quote! {
+                ::kit::service::schema::FieldShape {
+                    name: #name,
+                    json: #name,
+                    number: #number,
+                    doc: "",
+                    shape: #known,
+                    has_default: false,
+                }
+            }
+        });
+        quote! {
+            types.named::<#request>(#text, "", |types| {
+                let _ = &types;
+                ::kit::service::schema::Kind::Message {
+                    fields: ::std::vec![#(#fields),*],
+                    closed: true,
+                }
+            })
+        }
+    };
+    quote!({
+        let request = #arguments;
+        let (reply, response) = #codec.shapes(&mut types, #response);
+        ::kit::service::schema::MethodShape {
+            name: #name,
+            method: &METHODS[#at],
+            doc: #doc,
+            request,
+            reply,
+            response,
+        }
+    })
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use proc_macro2::{Span, TokenStream};
+use proc_macro2::{Span, TokenStream, TokenTree};
 use quote::ToTokens;
 use syn::{
     Error, FnArg, GenericArgument, Ident, ItemTrait, LitStr, Pat, PathArguments, ReceiverKind,
@@ -10,7 +10,8 @@ use syn::{
     parse::Parser,
 };
 
-use super::route::{Route, Settings, conflict};
+use super::request_name;
+use super::route::{Access, Priority, Route, Settings, conflict};
 use crate::names::{camel, doc, snake, unknown};
 
 /// A method of the trait, checked.
@@ -22,7 +23,11 @@ pub(super) struct Method {
     pub(super) camel: String,
     pub(super) idempotent: bool,
     pub(super) route: Route,
+    /// Whether the route was said.
+    has_route: bool,
     pub(super) timeout: Option<Duration>,
+    pub(super) access: Access,
+    pub(super) priority: Priority,
     pub(super) ctx: Ident,
     pub(super) arguments: Vec<Argument>,
     /// What is returned when it goes well.
@@ -53,36 +58,88 @@ pub(super) enum Reply {
     Stream(Box<Type>),
 }
 
-/// `package = "..."`, or the trait's own name.
-pub(super) fn package(attribute: TokenStream, name: &Ident) -> Result<String> {
-    let mut said = None;
+/// On which wires the service is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Transport {
+    Http,
+    Grpc,
+    Both,
+}
+
+impl Transport {
+    pub(super) fn has_http(self) -> bool {
+        self != Self::Grpc
+    }
+
+    pub(super) fn has_grpc(self) -> bool {
+        self != Self::Http
+    }
+}
+
+/// What is said of the whole service.
+pub(super) struct Whole {
+    /// Protobuf's.
+    pub(super) package: String,
+    pub(super) transport: Transport,
+}
+
+/// `package = "..."`, or the trait's own name; `transport = "..."`, or both.
+pub(super) fn whole(attribute: TokenStream, name: &Ident) -> Result<Whole> {
+    let (mut said_package, mut said_transport) = (None, None);
     let parser = syn::meta::parser(|meta| {
-        if !meta.path.is_ident("package") {
-            return Err(unknown(&meta.path, &["package"]));
-        }
-        let text: LitStr = meta.value()?.parse()?;
-        let package = text.value();
-        let is_word = |word: &str| {
-            word.starts_with(|c: char| c.is_ascii_lowercase())
-                && word
-                    .bytes()
-                    .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+        let is_new = if meta.path.is_ident("package") {
+            let package = package(&meta.value()?.parse()?)?;
+            said_package.replace(package).is_none()
+        } else if meta.path.is_ident("transport") {
+            let transport = transport(&meta.value()?.parse()?)?;
+            said_transport.replace(transport).is_none()
+        } else {
+            return Err(unknown(&meta.path, &["package", "transport"]));
         };
-        if !package.split('.').all(is_word) {
-            let message = "a package is made of lower-case words with dots between them";
-            return Err(Error::new(text.span(), message));
-        }
-        match said.replace(package) {
-            None => Ok(()),
-            Some(_) => Err(Error::new_spanned(&meta.path, "the package is said twice")),
+        match is_new {
+            true => Ok(()),
+            false => Err(Error::new_spanned(
+                &meta.path,
+                "it is said twice; a service has one of each",
+            )),
         }
     });
     parser.parse2(attribute)?;
-    Ok(said.unwrap_or_else(|| snake(&name.unraw().to_string())))
+    Ok(Whole {
+        package: said_package.unwrap_or_else(|| snake(&name.unraw().to_string())),
+        transport: said_transport.unwrap_or(Transport::Both),
+    })
+}
+
+fn package(text: &LitStr) -> Result<String> {
+    let package = text.value();
+    let is_word = |word: &str| {
+        word.starts_with(|c: char| c.is_ascii_lowercase())
+            && word
+                .bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+    };
+    if !package.split('.').all(is_word) {
+        let message = "a package is made of lower-case words with dots between them";
+        return Err(Error::new(text.span(), message));
+    }
+    Ok(package)
+}
+
+fn transport(text: &LitStr) -> Result<Transport> {
+    match &*text.value() {
+        "http" => Ok(Transport::Http),
+        "grpc" => Ok(Transport::Grpc),
+        "both" => Ok(Transport::Both),
+        _ => Err(Error::new(
+            text.span(),
+            "a transport is `http`, `grpc` or `both`",
+        )),
+    }
 }
 
 /// All methods, or all mistakes at once, each at its own token.
-pub(super) fn methods(item: &ItemTrait) -> Result<Vec<Method>> {
+pub(super) fn methods(item: &ItemTrait, transport: Transport) -> Result<Vec<Method>> {
     let mut mistakes = Mistakes::default();
     if !item.generics.params.is_empty() || item.generics.where_clause.is_some() {
         mistakes.add(
@@ -107,12 +164,59 @@ pub(super) fn methods(item: &ItemTrait) -> Result<Vec<Method>> {
             );
             mistakes.add(&method.name, &message);
         }
-        if let Some(message) = methods.iter().find_map(|other| conflict(other, &method)) {
+        if transport.has_http()
+            && let Some(message) = methods.iter().find_map(|other| conflict(other, &method))
+        {
             mistakes.at(method.route.span, &message);
+        }
+        if !transport.has_http() && method.has_route {
+            mistakes.at(method.route.span, "a service without HTTP has no routes");
         }
         methods.push(method);
     }
+    own_names(&methods, &mut mistakes);
     mistakes.finish(methods)
+}
+
+/// A type that has the name of what is made here would be taken for that.
+fn own_names(methods: &[Method], mistakes: &mut Mistakes) {
+    let requests: Vec<_> = methods.iter().map(request_name).collect();
+    for method in methods {
+        let reply = match &method.reply {
+            Reply::Nothing => None,
+            Reply::Message(ty) | Reply::Stream(ty) => Some(&**ty),
+        };
+        for ty in method.arguments.iter().map(|a| &a.ty).chain(reply) {
+            let Some(name) = first_names(ty.to_token_stream())
+                .into_iter()
+                .find(|name| requests.contains(name))
+            else {
+                continue;
+            };
+            let message = format!(
+                "`{name}` is what the arguments of a method here are called together; give the type another name"
+            );
+            mistakes.add(ty, &message);
+        }
+    }
+}
+
+/// The names in a type at which its paths begin.
+fn first_names(tokens: TokenStream) -> Vec<Ident> {
+    let (mut names, mut behind_colon) = (Vec::new(), false);
+    for token in tokens {
+        match token {
+            TokenTree::Ident(name) if !behind_colon => names.push(name),
+            TokenTree::Group(group) => names.extend(first_names(group.stream())),
+            TokenTree::Punct(punct) if punct.as_char() == ':' => {
+                behind_colon = true;
+                continue;
+            }
+            TokenTree::Ident(_) | TokenTree::Punct(_) | TokenTree::Literal(_) => {}
+        }
+        behind_colon = false;
+    }
+    names
 }
 
 /// Mistakes, gathered so that all are told at once.
@@ -211,6 +315,7 @@ fn method(item: &TraitItemFn) -> Result<Method> {
     let arguments: Vec<_> = typed
         .filter_map(|typed| mistakes.keep(argument(&typed.pat, &typed.ty)))
         .collect();
+    let has_route = settings.route.is_some();
     let route = settings.route.unwrap_or_else(|| Route {
         verb: Ident::new("POST", name.span()),
         path: format!("/{plain}"),
@@ -240,7 +345,10 @@ fn method(item: &TraitItemFn) -> Result<Method> {
         name,
         idempotent: settings.idempotent.is_some(),
         route,
+        has_route,
         timeout: settings.timeout,
+        access: settings.access.unwrap_or_default(),
+        priority: settings.priority.unwrap_or_default(),
         ctx: ctx.expect("checked, without a mistake"),
         arguments,
         reply,
@@ -270,8 +378,13 @@ fn argument(pattern: &Pat, ty: &Type) -> Result<Argument> {
         Type::Reference(_) => "an argument is owned, for it arrives over a wire",
         Type::ImplTrait(_) => "an argument has one type, for it arrives over a wire",
         _ => {
+            let name = binding(pattern, "")?;
+            if !name.unraw().to_string().is_ascii() {
+                let message = "the name of an argument is that of its field in the request: ASCII";
+                return Err(Error::new(name.span(), message));
+            }
             return Ok(Argument {
-                name: binding(pattern, "")?,
+                name,
                 ty: ty.clone(),
             });
         }
@@ -304,6 +417,13 @@ fn reply(output: &ReturnType, name: &Ident) -> Result<(Reply, Type)> {
         Some(GenericArgument::Type(ty)) => Reply::Message(Box::new(ty.clone())),
         _ => return Err(Error::new_spanned(output, MISTAKE)),
     };
+    // An alias may name one type only.
+    if let Some(GenericArgument::Type(error)) = arguments.args.iter().nth(1)
+        && !is_named(error, "Error")
+    {
+        let message = "the error of a method is `kit::Error`, which has a code for each wire";
+        return Err(Error::new_spanned(error, message));
+    }
     let mut output = (**output).clone();
     if let Some(Type::ImplTrait(bounds)) = replied(&mut output) {
         bounds.bounds.push(syn::parse_quote!(::core::marker::Send));

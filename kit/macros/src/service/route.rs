@@ -20,6 +20,65 @@ pub(super) struct Settings {
     pub(super) idempotent: Option<()>,
     pub(super) route: Option<Route>,
     pub(super) timeout: Option<Duration>,
+    pub(super) access: Option<Access>,
+    pub(super) priority: Option<Priority>,
+}
+
+/// Who may call a method.
+#[derive(Default)]
+pub(super) enum Access {
+    #[default]
+    Anyone,
+    Authenticated,
+    Scope(String),
+}
+
+impl Access {
+    /// Nothing, or `= "scope"`.
+    fn read(meta: &ParseNestedMeta<'_>) -> Result<Self> {
+        if !meta.input.peek(Token![=]) {
+            return Ok(Self::Authenticated);
+        }
+        let text: LitStr = meta.value()?.parse()?;
+        let scope = text.value();
+        // RFC 6749, section 3.3.
+        let is_scope = !scope.is_empty()
+            && scope
+                .bytes()
+                .all(|b| b.is_ascii_graphic() && b != b'"' && b != b'\\');
+        match is_scope {
+            true => Ok(Self::Scope(scope)),
+            false => Err(Error::new(
+                text.span(),
+                "a scope is a word of visible ASCII characters without `\"` and `\\`, such as `users:write`",
+            )),
+        }
+    }
+}
+
+/// What a server sheds first.
+#[derive(Clone, Copy, Default)]
+pub(super) enum Priority {
+    Sheddable,
+    #[default]
+    Normal,
+    Critical,
+}
+
+impl Priority {
+    /// `= "critical"`.
+    fn read(meta: &ParseNestedMeta<'_>) -> Result<Self> {
+        let text: LitStr = meta.value()?.parse()?;
+        match &*text.value() {
+            "sheddable" => Ok(Self::Sheddable),
+            "normal" => Ok(Self::Normal),
+            "critical" => Ok(Self::Critical),
+            _ => Err(Error::new(
+                text.span(),
+                "a priority is `sheddable`, `normal` or `critical`",
+            )),
+        }
+    }
 }
 
 impl Settings {
@@ -32,7 +91,12 @@ impl Settings {
                     Some("idempotent") => once(&meta, &mut settings.idempotent, |_| Ok(())),
                     Some("route") => once(&meta, &mut settings.route, Route::read),
                     Some("timeout") => once(&meta, &mut settings.timeout, timeout),
-                    _ => Err(unknown(&meta.path, &["idempotent", "route", "timeout"])),
+                    Some("auth") => once(&meta, &mut settings.access, Access::read),
+                    Some("priority") => once(&meta, &mut settings.priority, Priority::read),
+                    _ => Err(unknown(
+                        &meta.path,
+                        &["auth", "idempotent", "priority", "route", "timeout"],
+                    )),
                 }
             })?;
         }

@@ -5,48 +5,61 @@ use quote::{format_ident, quote, quote_spanned};
 use syn::{Ident, ItemTrait, spanned::Spanned};
 
 use super::{
-    module_name,
-    parse::{Method, Reply},
+    codec_name, module_name,
+    parse::{Method, Reply, Transport},
     request_name, unused,
 };
 
-pub(super) fn server(item: &ItemTrait, methods: &[Method]) -> TokenStream {
+pub(super) fn server(item: &ItemTrait, methods: &[Method], transport: Transport) -> TokenStream {
     let (vis, service, module) = (&item.vis, &item.ident, module_name(item));
     let name = format_ident!("{}Server", service);
-    let about =
-        format!("Serves [`{service}`] as JSON over HTTP and as gRPC. Clones share one handler.");
+    let wires = match transport {
+        Transport::Http => "as JSON over HTTP",
+        Transport::Grpc => "as gRPC",
+        Transport::Both => "as JSON over HTTP and as gRPC",
+    };
+    let about = format!("Serves [`{service}`] {wires}. Clones share one handler.");
     // Of the macro's own, so that an argument may have the same name.
     let [handler, ctx, incoming, items] =
         ["handler", "ctx", "incoming", "items"].map(|name| Ident::new(name, Span::mixed_site()));
     let calls = methods.iter().enumerate().map(|(at, method)| {
         let (function, request) = (&method.name, request_name(method));
         let fields: Vec<_> = method.arguments.iter().map(|a| &a.name).collect();
-        let call = quote!(#service::#function(&*#handler, #ctx, #(#fields),*).await);
-        // A type that cannot be an answer is told where it stands.
-        let span = match &method.reply {
-            Reply::Nothing => Span::call_site(),
-            Reply::Message(ty) | Reply::Stream(ty) => ty.span(),
-        };
+        let output = method.output.span();
+        // Where the error type is not the kit's own, that is told at the type.
+        let result = Ident::new("result", output.resolved_at(Span::mixed_site()));
+        let [trait_, called] = [service, function].map(|name| {
+            let mut name = name.clone();
+            name.set_span(name.span().located_at(output));
+            name
+        });
+        let call = quote_spanned! {output=> {
+            let #result: ::core::result::Result<_, ::kit::Error> =
+                #trait_::#called(&*#handler, #ctx, #(#fields),*).await;
+            #result
+        }};
+        let codec = codec_name(at);
         let (answer, arguments, body) = match method.reply {
             Reply::Nothing => (
-                quote_spanned!(span=> unary),
+                quote!(unary),
                 quote!(#ctx, #module::#request { #(#fields),* }),
                 quote!(#call.map(|()| ::kit::service::generated::Empty {})),
             ),
             Reply::Message(_) => (
-                quote_spanned!(span=> unary),
+                quote!(unary),
                 quote!(#ctx, #module::#request { #(#fields),* }),
                 call,
             ),
             Reply::Stream(_) => (
-                quote_spanned!(span=> streaming),
+                quote!(streaming),
                 quote!(#ctx, #module::#request { #(#fields),* }, #items),
-                quote_spanned!(span=> #items.send(#call?).await),
+                quote!(#items.send(#call?).await),
             ),
         };
-        let answered = quote_spanned! {span=>
+        let answered = quote! {
             ::kit::service::server::#answer(
                 &#module::METHODS[#at],
+                #module::#codec,
                 #incoming,
                 |#arguments| async move { #body },
             )
@@ -54,6 +67,11 @@ pub(super) fn server(item: &ItemTrait, methods: &[Method]) -> TokenStream {
         };
         quote!(::core::result::Result::Ok(#at) => #answered,)
     });
+    let wire = quote!(::kit::wire::Wire::of(#incoming.headers()));
+    let otherwise = match transport.has_grpc() {
+        true => quote!(::kit::service::server::other(#module::describe, #incoming, refusal)),
+        false => quote!(refusal.into_response(#wire)),
+    };
     let unused = unused();
     quote! {
         #[doc = #about]
@@ -107,7 +125,7 @@ pub(super) fn server(item: &ItemTrait, methods: &[Method]) -> TokenStream {
                                 ::core::unreachable!("a route is one of the methods")
                             }
                             ::core::result::Result::Err(refusal) => {
-                                refusal.into_response(::kit::wire::Wire::of(#incoming.headers()))
+                                #otherwise
                             }
                         },
                     )

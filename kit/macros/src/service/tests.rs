@@ -1,6 +1,6 @@
 //! Each misuse is told at its very token.
 
-use super::*;
+use super::{parse::Transport, *};
 use crate::marked;
 
 /// What is told about a trait with `inside` in it.
@@ -12,8 +12,8 @@ fn told(attribute: &str, inside: &str, message: &str) {
             syn::Meta::List(list) => list.tokens,
             syn::Meta::Path(_) | syn::Meta::NameValue(_) => unreachable!("it has brackets"),
         };
-        package(attribute, &item.ident)?;
-        methods(&item).map(drop)
+        let whole = whole(attribute, &item.ident)?;
+        methods(&item, whole.transport).map(drop)
     });
 }
 
@@ -69,6 +69,10 @@ fn each_misuse_of_a_method_is_told_at_its_token() {
             "returns `Result<T, Error>`",
         ),
         (
+            "async fn a(&self, ctx: Context) -> Result<(), «String»>;",
+            "the error of a method is `kit::Error`",
+        ),
+        (
             "async fn a(&self, ctx: Context) -> «()»;",
             "returns `Result<T, Error>`",
         ),
@@ -95,6 +99,19 @@ fn each_misuse_of_a_method_is_told_at_its_token() {
         (
             "async fn a(&self, ctx: Context, «_»: u32) -> Result<(), Error>;",
             "has a name",
+        ),
+        (
+            "async fn a(&self, ctx: Context, «größe»: u32) -> Result<(), Error>;",
+            "that of its field",
+        ),
+        (
+            "async fn create(&self, ctx: Context, r: «CreateRequest») -> Result<(), Error>;",
+            "what the arguments of a method here are called",
+        ),
+        (
+            "async fn a(&self, ctx: Context) -> Result<«Vec<BRequest>», Error>;
+             async fn b(&self, ctx: Context) -> Result<(), Error>;",
+            "what the arguments of a method here are called",
         ),
         (
             "async fn a(&self, ctx: Context) -> Result<(), Error> «{ Ok(()) }»",
@@ -127,7 +144,20 @@ fn each_misuse_of_an_attribute_is_told_at_its_token() {
     };
     for (attribute, message) in [
         ("«idempotnet»", "did you mean `idempotent`?"),
-        ("«retry»", "known here: `idempotent`, `route`, `timeout`"),
+        (
+            "«retry»",
+            "known here: `auth`, `idempotent`, `priority`, `route`, `timeout`",
+        ),
+        ("«auht»", "did you mean `auth`?"),
+        ("auth, «auth» = \"a\"", "said twice"),
+        ("auth = «\"\"»", "a scope is a word"),
+        ("auth = «\"two words\"»", "a scope is a word"),
+        ("auth = «admin»", "expected string literal"),
+        (
+            "priority = «\"high\"»",
+            "`sheddable`, `normal` or `critical`",
+        ),
+        ("priority = «3»", "expected string literal"),
         ("«timeot» = \"1s\"", "did you mean `timeout`?"),
         ("«a::b»", "known here"),
         ("idempotent, «idempotent»", "said twice"),
@@ -207,12 +237,16 @@ fn each_misuse_of_the_attribute_of_the_trait_is_told_at_its_token() {
         ("package = «\"users.\"»", "lower-case words"),
         ("package = «\"\"»", "lower-case words"),
         ("package = \"a\", «package» = \"b\"", "said twice"),
+        ("«transprot» = \"http\"", "did you mean `transport`?"),
+        ("transport = «\"udp\"»", "`http`, `grpc` or `both`"),
+        ("transport = «http»", "expected string literal"),
+        ("transport = \"http\", «transport» = \"http\"", "said twice"),
     ] {
         told(attribute, "", message);
     }
     let generics = |source| {
         marked::check(source, "has no generics", |tokens| {
-            methods(&parse2(tokens)?).map(drop)
+            methods(&parse2(tokens)?, Transport::Both).map(drop)
         });
     };
     generics("trait Users<«T»> {}");
@@ -236,4 +270,23 @@ fn the_trait_stays_when_it_has_mistakes() {
     assert_eq!(told.matches("compile_error").count(), 2);
     assert!(told.contains("pub trait Users"));
     assert!(!told.contains("idempotent"));
+}
+
+#[test]
+fn without_http_there_are_no_routes_to_be_said_or_doubled() {
+    told(
+        "transport = \"grpc\"",
+        "#[kit(route(GET, «\"/a\"»))] async fn a(&self, ctx: Context) -> Result<(), Error>;",
+        "a service without HTTP has no routes",
+    );
+}
+
+#[test]
+fn a_type_of_another_module_may_have_the_name_of_the_arguments() {
+    let item = syn::parse_quote! {
+        pub trait Users {
+            async fn create(&self, ctx: Context, r: api::CreateRequest) -> Result<(), Error>;
+        }
+    };
+    assert_eq!(methods(&item, Transport::Both).unwrap().len(), 1);
 }

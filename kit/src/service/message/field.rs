@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    DecodeError, Reader, Value, WireType,
+    Alone, DecodeError, Reader, Value, WireType,
     reader::{delimited_len, key_len, write_key, write_varint},
 };
 use crate::service::schema::{Shape, Types};
@@ -16,7 +16,7 @@ use crate::service::schema::{Shape, Types};
 #[diagnostic::on_unimplemented(
     message = "gRPC cannot carry a `{Self}`",
     label = "no protobuf field stands for this",
-    note = "fields are bool, i32, i64, u32, u64, f32, f64, String, Vec<u8>, Uuid, structs and enums with `#[derive(kit::Message)]`, and Option, Vec and maps of these"
+    note = "fields are bool, i32, i64, u32, u64, f32, f64, String, Vec<u8>, Bytes, Uuid, structs and enums with `#[derive(kit::Message)]`, these in a Box, and Option, Vec and maps of these"
 )]
 pub trait Field: Sized {
     /// Whether it may stand in a path or a query string: a single [text](Value::IS_TEXT), or an `Option` of one.
@@ -41,6 +41,8 @@ pub trait Field: Sized {
     fn finish(slot: Option<Self>) -> Result<Self, DecodeError>;
     /// Describes the type, for `.proto` and OpenAPI.
     fn shape(types: &mut Types) -> Shape;
+    /// How it travels where nothing else does.
+    const ALONE: Alone<Self> = Alone::WRAPPED;
 }
 
 fn expect(wire: WireType, expected: WireType) -> Result<(), DecodeError> {
@@ -53,6 +55,7 @@ fn expect(wire: WireType, expected: WireType) -> Result<(), DecodeError> {
 
 impl<V: Value> Field for V {
     const IS_TEXT: bool = <V as Value>::IS_TEXT;
+    const ALONE: Alone<Self> = <V as Value>::ALONE;
 
     fn field_len(&self, number: u32) -> usize {
         if self.is_absent() {

@@ -8,12 +8,14 @@
 //! not in an `Option`, must be there: its absence is the caller's mistake and not silently something else. And an
 //! error names the field and the rule, as it does for JSON. The bytes are the same; tests hold them against prost.
 
+mod alone;
 mod field;
 mod reader;
 mod value;
 
 use std::{borrow::Cow, fmt};
 
+pub use alone::Alone;
 pub use field::{Field, Key};
 pub use reader::{Reader, WireType};
 pub use value::Value;
@@ -99,37 +101,52 @@ impl From<DecodeError> for Error {
 
 /// What derived code calls.
 pub(crate) mod generated {
+    use std::marker::PhantomData;
+
     use serde::{Deserialize, Serialize};
 
     use super::{
-        DecodeError, Message, Reader,
+        Field, Message,
         reader::{delimited_len, write_varint},
     };
-    use crate::service::schema::{Kind, Shape, Types};
+    use crate::service::schema::{Shape, Types};
 
-    /// What a method gives back that returns `()`.
-    #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+    /// Nothing.
+    // What a method gives back that returns `()`.
+    #[derive(Clone, Copy, Debug, Serialize, Deserialize, crate::Message)]
     pub struct Empty {}
 
-    impl Message for Empty {
-        fn encoded_len(&self) -> usize {
-            0
+    /// Asks for the shape of a type that need not have one: of [`Shaped`] and [`Unshaped`] the compiler takes the first
+    /// that fits, for that needs no reference more.
+    #[derive(Debug)]
+    pub struct ShapeOf<T>(PhantomData<fn() -> T>);
+
+    impl<T> ShapeOf<T> {
+        /// The question.
+        pub const NEW: Self = Self(PhantomData);
+    }
+
+    /// A type that can be a field.
+    pub trait Shaped {
+        /// Its shape.
+        fn shape(&self, types: &mut Types) -> Shape;
+    }
+
+    impl<T: Field> Shaped for ShapeOf<T> {
+        fn shape(&self, types: &mut Types) -> Shape {
+            T::shape(types)
         }
+    }
 
-        fn encode(&self, _: &mut Vec<u8>) {}
+    /// Any other type.
+    pub trait Unshaped {
+        /// That nothing is known.
+        fn shape(&self, types: &mut Types) -> Shape;
+    }
 
-        fn decode(mut reader: Reader<'_>) -> Result<Self, DecodeError> {
-            while let Some((number, wire)) = reader.key()? {
-                reader.skip(number, wire)?;
-            }
-            Ok(Self {})
-        }
-
-        fn shape(types: &mut Types) -> Shape {
-            types.named::<Self>("Empty", "Nothing.", |_| Kind::Message {
-                fields: Vec::new(),
-                closed: false,
-            })
+    impl<T> Unshaped for &ShapeOf<T> {
+        fn shape(&self, _: &mut Types) -> Shape {
+            Shape::Any
         }
     }
 

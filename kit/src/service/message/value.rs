@@ -1,9 +1,10 @@
 //! Single values: what can stand alone, in an `Option`, in a list, or as a map's value.
 
+use bytes::Bytes;
 use uuid::Uuid;
 
 use super::{
-    DecodeError, Reader, WireType,
+    Alone, DecodeError, Reader, WireType,
     reader::{delimited_len, varint_len, write_varint},
 };
 use crate::service::schema::{Scalar, Shape, Types};
@@ -34,7 +35,7 @@ use crate::service::schema::{Scalar, Shape, Types};
 #[diagnostic::on_unimplemented(
     message = "gRPC cannot carry a `{Self}`",
     label = "no protobuf type stands for this",
-    note = "fields are bool, i32, i64, u32, u64, f32, f64, String, Vec<u8>, Uuid, structs and enums with `#[derive(kit::Message)]`, and Option, Vec and maps of these"
+    note = "fields are bool, i32, i64, u32, u64, f32, f64, String, Vec<u8>, Bytes, Uuid, structs and enums with `#[derive(kit::Message)]`, these in a Box, and Option, Vec and maps of these"
 )]
 pub trait Value: Sized {
     /// How the value is laid out.
@@ -57,6 +58,8 @@ pub trait Value: Sized {
     fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError>;
     /// Describes the type, for `.proto` and OpenAPI.
     fn shape(types: &mut Types) -> Shape;
+    /// How it travels where nothing else does, see [`Alone`]; only messages say something else than this.
+    const ALONE: Alone<Self> = Alone::WRAPPED;
 }
 
 /// Numbers that travel as a varint.
@@ -202,6 +205,70 @@ impl Value for Vec<u8> {
 
     fn shape(_: &mut Types) -> Shape {
         Shape::Scalar(Scalar::Bytes)
+    }
+}
+
+impl Value for Bytes {
+    const WIRE: WireType = WireType::Delimited;
+
+    fn absent() -> Option<Self> {
+        Some(Self::new())
+    }
+
+    fn is_absent(&self) -> bool {
+        self.is_empty()
+    }
+
+    fn encoded_len(&self) -> usize {
+        delimited_len(self.len())
+    }
+
+    fn encode(&self, out: &mut Vec<u8>) {
+        write_bytes(self, out);
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Ok(Self::copy_from_slice(reader.delimited()?.rest()))
+    }
+
+    fn shape(_: &mut Types) -> Shape {
+        Shape::Scalar(Scalar::Bytes)
+    }
+}
+
+/// As what is in it; so a message may be made of itself.
+impl<V: Value> Value for Box<V> {
+    const WIRE: WireType = V::WIRE;
+    const IS_TEXT: bool = V::IS_TEXT;
+    const ALONE: Alone<Self> = Alone {
+        len: |value| (V::ALONE.len)(value),
+        encode: |value, out| (V::ALONE.encode)(value, out),
+        decode: |reader| (V::ALONE.decode)(reader).map(Self::new),
+        shape: V::ALONE.shape,
+    };
+
+    fn absent() -> Option<Self> {
+        V::absent().map(Self::new)
+    }
+
+    fn is_absent(&self) -> bool {
+        V::is_absent(self)
+    }
+
+    fn encoded_len(&self) -> usize {
+        V::encoded_len(self)
+    }
+
+    fn encode(&self, out: &mut Vec<u8>) {
+        V::encode(self, out);
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        V::decode(reader).map(Self::new)
+    }
+
+    fn shape(types: &mut Types) -> Shape {
+        V::shape(types)
     }
 }
 

@@ -7,6 +7,7 @@ use std::{
 
 use kit::{
     Code,
+    authenticate::{AuthenticateLayer, StaticTokens},
     circuit_breaker::{Circuit, CircuitBreakerConfig, CircuitBreakerLayer, CircuitState},
     client::{ClientConfig, Outbound, Whole},
     clock::SharedClockLayer,
@@ -329,6 +330,11 @@ fn metrics_outbound() -> MetricsLayer {
     MetricsLayer::outbound(&"users".parse().unwrap())
 }
 contract!(metrics_outbound);
+
+fn authenticate() -> AuthenticateLayer {
+    AuthenticateLayer::new(StaticTokens::parse("").unwrap())
+}
+contract!(authenticate);
 
 fn body_limit() -> BodyLimitLayer {
     BodyLimitLayer::new(1024)

@@ -1,13 +1,17 @@
 //! One trait, served and called on both wires.
 
+mod access;
+mod answers;
 mod assembled;
 mod bad_input;
 mod codec;
 mod misuses;
+mod reflection;
 mod routes;
 mod schema;
 mod streams;
 mod timeouts;
+mod transports;
 
 use std::{
     collections::BTreeMap,

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::library;
+use super::{State, library};
 
 #[test]
 fn the_methods_are_listed() {
@@ -14,6 +14,9 @@ fn the_methods_are_listed() {
         http_path,
         idempotent,
         streaming: false,
+        transport: kit::name::Transport::Both,
+        access: kit::name::Access::Anyone,
+        priority: kit::name::Priority::Normal,
         timeout: None,
     };
     assert_eq!(
@@ -226,4 +229,42 @@ fn types_of_one_name_are_told_apart_and_may_be_made_of_themselves() {
         json!(["itemName", "no", "parts"])
     );
     assert_eq!(twins::METHODS[0].http_path, "/match");
+}
+
+/// Its types have the names of its methods, of itself, and of each other's values.
+#[kit::service]
+pub(crate) trait Shelf {
+    async fn note(&self, ctx: kit::Context, shelf: other::Shelf) -> Result<Note, kit::Error>;
+    async fn state(&self, ctx: kit::Context, of: StateOn) -> Result<State, kit::Error>;
+}
+
+#[derive(Debug, serde::Serialize, serde::Deserialize, kit::Message)]
+pub(crate) struct Note {
+    text: String,
+}
+
+#[derive(Debug, serde::Serialize, serde::Deserialize, kit::Message)]
+pub(crate) enum StateOn {
+    Shelf,
+}
+
+mod other {
+    #[derive(Debug, serde::Serialize, serde::Deserialize, kit::Message)]
+    pub(crate) struct Shelf {
+        pub(crate) width: u32,
+    }
+}
+
+#[test]
+fn names_that_protobuf_would_take_for_each_other_are_told_apart() {
+    let proto = shelf::proto();
+    for expected in [
+        "rpc Note(NoteRequest) returns (.shelf.Note);",
+        "  Shelf2 shelf = 1;\n",
+        "message Shelf2 {\n",
+        "  STATE_ON_SHELF = 1;\n",
+        "  STATE_ON_SHELF_2 = 1;\n",
+    ] {
+        assert!(proto.contains(expected), "{expected}: {proto}");
+    }
 }
