@@ -28,7 +28,7 @@ pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 /// What a server sheds first when it has too much to do: `sheddable`, `normal` or `critical`, see
-/// [`Priority`](crate::name::Priority). Absent is `normal`.
+/// [`Priority`]. Absent is `normal`.
 pub const REQUEST_PRIORITY: HeaderName = HeaderName::from_static("request-priority");
 
 /// How a gRPC call ended; in the head of a response only where it ended before the first message.

@@ -26,9 +26,10 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Job {
-    /// Gets what the tests need, a real Consul, into target/tools, without root, and says where it is
+    /// Gets what the tests need, a real Consul and some packages of Python, into target/tools, without root, and says
+    /// where they are
     Tools,
-    /// Checks formatting, lints and documentation, then runs the unit, integration, documentation and chaos tests
+    /// Checks formatting, lints and documentation, then runs all tests: also those of interoperation and chaos
     Test,
     /// Prints what a call costs in each layer and in whole stacks, beside tower, failsafe, governor, tower-resilience
     Bench(bench::Options),
@@ -46,10 +47,7 @@ enum Job {
 
 fn main() -> ExitCode {
     let done = match Cli::parse().job {
-        Job::Tools => tools::consul().map(|consul| {
-            println!("consul: {}", consul.display());
-            ExitCode::SUCCESS
-        }),
+        Job::Tools => tools().map(|()| ExitCode::SUCCESS),
         Job::Test => test::run(),
         Job::Bench(options) => bench::bench(&options),
         Job::Chaos { options } => chaos::run(&options).map(|()| ExitCode::SUCCESS),
@@ -60,4 +58,10 @@ fn main() -> ExitCode {
         eprintln!("\nerror: {error:#}");
         ExitCode::FAILURE
     })
+}
+
+fn tools() -> anyhow::Result<()> {
+    println!("consul: {}", tools::consul()?.display());
+    println!("python: {}", tools::python()?.display());
+    Ok(())
 }

@@ -40,10 +40,12 @@ pub(crate) fn run() -> Result<ExitCode> {
     announce("Tools");
     let consul = tools::consul()?;
     eprintln!("consul: {}", consul.display());
+    let python = tools::python()?;
+    eprintln!("python: {}", python.display());
 
-    announce("Unit, integration, documentation and chaos tests");
+    announce("Unit, integration, documentation, interoperation and chaos tests");
     let mut test = cargo(&["test", "--workspace", "--no-fail-fast"]);
-    counted(test.env("CONSUL_BIN", consul))
+    counted(test.env("CONSUL_BIN", consul).env("PYTHON_BIN", python))
 }
 
 /// Runs the models of `kit::sync`, for which the toolkit, and none of its dependencies, is built in another way.

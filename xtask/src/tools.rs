@@ -1,15 +1,16 @@
-//! What the tests need beside Rust: a real Consul.
+//! What the tests need beside Rust: a real Consul, and Python with the programs of others that kit must get along with.
 
 use std::{
     env, fs,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 use anyhow::{Context, Result, ensure};
 use sha2::{Digest, Sha256};
 
 use crate::{
-    command::{announce, find, root},
+    command::{self, announce, find, root},
     debian,
 };
 
@@ -69,6 +70,62 @@ fn get(tools: &Path, home: &Path) -> Result<()> {
         Err(_) if home.join("usr/bin/consul").is_file() => Ok(()),
         moved => moved.with_context(|| format!("{} cannot be made", home.display())),
     }
+}
+
+/// What is installed for Python, each with what it needs: gRPC's own implementation with what generates code for it, and
+/// two readers of OpenAPI documents. Pinned, so that a new release breaks nothing on a day when nothing was changed.
+const PACKAGES: [&str; 7] = [
+    "grpcio==1.85.3",
+    "grpcio-tools==1.85.1",
+    "grpcio-health-checking==1.85.1",
+    "grpcio-reflection==1.85.1",
+    "grpcio-status==1.85.3",
+    "openapi-spec-validator==0.9.0",
+    "schemathesis==4.32.5",
+];
+
+/// A Python with [`PACKAGES`]: `PYTHON_BIN`, or the virtual environment in `target/tools/python`, which is made first if
+/// need be.
+pub(crate) fn python() -> Result<PathBuf> {
+    if let Some(named) = env::var_os("PYTHON_BIN") {
+        let named = PathBuf::from(named);
+        ensure!(
+            named.is_file(),
+            "PYTHON_BIN names {}, where there is no file",
+            named.display()
+        );
+        return Ok(named);
+    }
+    let home = root().join("target/tools/python");
+    let python = home.join("bin/python");
+    let list = PACKAGES.join("\n");
+    // Written last: where it says what we want, nothing is missing.
+    let installed = home.join("installed.txt");
+    if fs::read_to_string(&installed).is_ok_and(|there| there == list) {
+        return Ok(python);
+    }
+    announce(&format!(
+        "Getting Python's gRPC and others into {}",
+        home.display()
+    ));
+    let make = || {
+        let home = home.display().to_string();
+        command::run(Command::new("python3").args(["-m", "venv", &home]))?;
+        let install = [
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+        ];
+        command::run(Command::new(&python).args(install).args(PACKAGES))
+    };
+    make().context(
+        "no Python: install Python 3.10 or later with its module venv, or name one that has these packages with PYTHON_BIN",
+    )?;
+    fs::write(&installed, list)
+        .with_context(|| format!("{} cannot be written", installed.display()))?;
+    Ok(python)
 }
 
 fn hex(bytes: &[u8]) -> String {

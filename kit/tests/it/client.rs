@@ -367,6 +367,9 @@ async fn streams_that_do_not_begin_in_time_open_the_circuit_of_their_endpoint() 
         http_path: "/follow",
         idempotent: true,
         streaming: true,
+        transport: kit::name::Transport::Both,
+        access: kit::name::Access::Anyone,
+        priority: kit::name::Priority::Normal,
         timeout: None,
     };
     let silent = Peer::silent().await;
