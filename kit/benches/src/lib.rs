@@ -6,6 +6,7 @@
 //! Nothing here measures: [`cases`] says what there is to measure, [`Subject`] makes the calls, and the programs in
 //! `src/bin` count time and allocations around them.
 
+mod floors;
 mod kit_layers;
 mod peer_layers;
 mod stacks;
@@ -221,7 +222,7 @@ pub const BARE: Case = Case {
     build: |inner| shared(Bare(inner)),
 };
 
-/// All cases, the kit's first in each group, [`BARE`] left out.
+/// All layers and stacks, the kit's first in each group, [`BARE`] left out.
 pub fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     let mut group = |group, members: &[(&'static str, Build)]| {
@@ -328,6 +329,27 @@ pub fn cases() -> Vec<Case> {
     cases
 }
 
+/// What the full stack has to do by any means, part by part.
+pub fn floors() -> Vec<Case> {
+    let parts: [(&'static str, Build); 4] = [
+        ("two clock reads", floors::two_clock_reads),
+        ("two headers set", floors::two_headers),
+        ("head copied", floors::head_copied),
+        ("histogram", floors::histogram),
+    ];
+    let case = |(name, build)| Case {
+        group: "floor",
+        name,
+        build,
+    };
+    parts.map(case).to_vec()
+}
+
+/// All there is to measure but [`BARE`].
+pub fn all() -> Vec<Case> {
+    [floors(), cases()].concat()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -335,7 +357,7 @@ mod tests {
     #[tokio::test]
     async fn every_case_makes_its_calls_and_can_be_shared_as_it_says() {
         let _recorder = kit::metrics::install();
-        for case in [vec![BARE], cases()].concat() {
+        for case in [vec![BARE], all()].concat() {
             for inner in [Inner::AtOnce, Inner::PendingOnce] {
                 let mut subject = case.build(inner);
                 subject.run(3).await;

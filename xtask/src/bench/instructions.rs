@@ -81,6 +81,16 @@ impl Counter {
     }
 
     fn per_call(&self, program: &Path, group: &str, name: &str, inner: &str) -> Result<f64> {
+        self.difference(program, &["run", group, name, inner], [SHORT, LONG])
+    }
+
+    /// The instructions of one request over HTTP of the client of this name.
+    pub(super) fn per_request(&self, program: &Path, name: &str) -> Result<f64> {
+        // As many callers make them side by side, a turn of the event loop serves several, and not always as many.
+        self.difference(program, &["run", name], [6_400, 32_000])
+    }
+
+    fn difference(&self, program: &Path, arguments: &[&str], lengths: [u64; 2]) -> Result<f64> {
         let run = |calls: u64| {
             let mut command = Command::new(&self.valgrind);
             if let Some(tools) = &self.tools {
@@ -90,14 +100,16 @@ impl Counter {
                 .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
                 .args(["--collect-atstart=no", "--toggle-collect=*counted_calls*"])
                 .arg(program)
-                .args(["run", group, name, inner, &calls.to_string()]);
+                .args(arguments)
+                .arg(calls.to_string());
             let output = command.output().context("valgrind could not be started")?;
             let said = String::from_utf8_lossy(&output.stderr);
             collected(&said)
                 .filter(|_| output.status.success())
-                .ok_or_else(|| anyhow!("{group}, {name}, {inner}: {}", said.trim_end()))
+                .ok_or_else(|| anyhow!("{}: {}", arguments.join(", "), said.trim_end()))
         };
-        Ok((run(LONG)? as f64 - run(SHORT)? as f64) / (LONG - SHORT) as f64)
+        let [short, long] = lengths;
+        Ok((run(long)? as f64 - run(short)? as f64) / (long - short) as f64)
     }
 }
 

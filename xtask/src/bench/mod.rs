@@ -60,6 +60,14 @@ pub(crate) fn bench(options: &Options) -> Result<ExitCode> {
     if options.check {
         return check(&rows);
     }
+    let mut clients = read(&mut Command::new(program("http")))?["rows"].take();
+    let clients = clients.as_array_mut().context("no client was measured")?;
+    if !options.quick {
+        for client in &mut *clients {
+            let name = client["name"].as_str().context("a client has no name")?;
+            client["instructions"] = instructions.per_request(&program("http"), name)?.into();
+        }
+    }
 
     announce("Time");
     let mut time = Command::new(program("time"));
@@ -70,13 +78,36 @@ pub(crate) fn bench(options: &Options) -> Result<ExitCode> {
     report::add_time(&mut rows, &time)?;
 
     println!("{}", report::table(&rows, &time));
+    println!("{}", report::http_table(clients));
+    let machine = machine()?;
+    println!("{machine}");
     if let Some(file) = &options.json {
         let rows: Vec<_> = rows.iter().map(Row::json).collect();
-        let all = json!({ "rows": rows, "updates": time["updates"] });
+        let all = json!({ "machine": machine, "rows": rows, "updates": time["updates"], "http": clients });
         fs::write(file, serde_json::to_string_pretty(&all)?)
             .with_context(|| format!("{} cannot be written", file.display()))?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Where and when this was measured.
+fn machine() -> Result<String> {
+    let said = |command: &mut Command| output(command).map(|said| said.trim().to_owned());
+    let cpus = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let cpu = cpus
+        .lines()
+        .find_map(|line| line.strip_prefix("model name"));
+    let cpu = cpu.map_or("an unknown CPU", |cpu| {
+        cpu.trim_start_matches([' ', '\t', ':'])
+    });
+    let cores = std::thread::available_parallelism()?;
+    Ok(format!(
+        "{}, {cores} cores of {cpu}, {} {}, {}",
+        said(Command::new("date").args(["-u", "+%F"]))?,
+        said(Command::new("uname").arg("-s"))?,
+        said(Command::new("uname").arg("-r"))?,
+        said(Command::new("rustc").arg("--version"))?,
+    ))
 }
 
 fn program(name: &str) -> PathBuf {

@@ -115,15 +115,50 @@ pub(super) fn table(rows: &[Row], time: &Value) -> String {
     text
 }
 
+/// What a request over HTTP/1.1 costs each client: with how many nanoseconds on a core, kernel included, and
+/// instructions of its own, kernel not included.
+pub(super) fn http_table(clients: &[Value]) -> String {
+    let mut text = String::from(
+        "| client of a real HTTP/1.1 server | ns [min-max] | instructions | to hyper-util's |\n|-|-|-|-|\n",
+    );
+    let util = clients
+        .iter()
+        .find(|client| client["name"] == "hyper-util pooled client");
+    let util = util.and_then(|util| util["instructions"].as_f64());
+    for client in clients {
+        let ns = |which: &str| client["ns"][which].as_f64().unwrap_or(f64::NAN);
+        let name = client["name"].as_str().unwrap_or_default();
+        let _ = write!(
+            text,
+            "| {name} | {:.0} [{:.0}-{:.0}] |",
+            ns("median"),
+            ns("min"),
+            ns("max")
+        );
+        let instructions = client["instructions"].as_f64();
+        let ratio = instructions.zip(util).map(|(its, util)| its / util);
+        let _ = writeln!(
+            text,
+            " {} | {} |",
+            instructions.map_or("-".to_owned(), |n| format!("{n:.0}")),
+            ratio.map_or("-".to_owned(), |ratio| format!("{ratio:.2}")),
+        );
+    }
+    text
+}
+
 fn cells(text: &mut String, row: &Row, rows: &[Row]) {
     let kit = rows
         .iter()
         .find(|other| other.is(&row.group, "kit") && other.inner == row.inner);
     let median = row.added("median");
-    let times = kit.map_or(f64::NAN, |kit| median / kit.added("median"));
+    let times = kit.map_or_else(
+        || "-".to_owned(),
+        |kit| format!("{:.1}", median / kit.added("median")),
+    );
     let _ = write!(
         text,
-        " {median:.0} [{:.0}-{:.0}] | {times:.1} | {} | {} |",
+        " {median:.0} [{:.0}-{:.0}] | {times} | {} | {} |",
         row.added("min"),
         row.added("max"),
         rounded(row.allocations),

@@ -4,7 +4,7 @@
 //! is timed.
 
 use allocation_counter::AllocationInfo;
-use kit_benches::{BARE, Case, Inner, cases};
+use kit_benches::{BARE, Case, Inner, all};
 use serde_json::json;
 
 /// Enough to have what is allocated now and then in the average.
@@ -19,7 +19,7 @@ fn main() {
     let mut rows = Vec::new();
     for (inner, word) in inners {
         let bare = per_call(&BARE, inner);
-        for case in cases() {
+        for case in all() {
             let [count, bytes] = per_call(&case, inner);
             rows.push(json!({
                 "group": case.group,

@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use kit_benches::{BARE, Case, ENDPOINTS, Inner, Subject, Update, cases};
+use kit_benches::{BARE, Case, ENDPOINTS, Inner, Subject, Update};
 use nix::time::{ClockId, clock_gettime};
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
@@ -34,7 +34,7 @@ fn main() {
 }
 
 fn all() -> Vec<Case> {
-    [vec![BARE], cases()].concat()
+    [vec![BARE], kit_benches::all()].concat()
 }
 
 fn run(group: &str, name: &str, inner: &str, calls: u64) {
