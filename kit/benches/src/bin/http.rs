@@ -11,6 +11,7 @@ use std::{
     net::SocketAddr,
     pin::Pin,
     process::{Child, Command, Stdio},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -26,6 +27,7 @@ use kit::{
     client::{Client, Connection, Connector},
     discovery::Fixed,
     endpoint::Endpoint,
+    wire::{REQUEST_TIMEOUT, TRACEPARENT},
 };
 use nix::time::{ClockId, clock_gettime};
 use serde_json::{Value, json};
@@ -34,16 +36,17 @@ use tokio::{
     runtime::{Builder, Runtime},
     task::JoinSet,
 };
-use tower::{Service, ServiceExt};
+use tower::{Service, ServiceExt, timeout::Timeout};
 
 /// How many requests there are at a time.
 const CALLERS: u64 = 64;
 /// Requests of one round, and rounds.
 const CALLS: u64 = 16_000;
 const ROUNDS: usize = 15;
-const NAMES: [&str; 4] = [
+const NAMES: [&str; 5] = [
     "raw hyper connections",
     "hyper-util pooled client",
+    "the same, with the kit's headers and tower's Timeout",
     "kit connections",
     "kit full client",
 ];
@@ -186,6 +189,17 @@ impl Caller for Raw {
     }
 }
 
+type Util = legacy::Client<legacy::connect::HttpConnector, Full<Bytes>>;
+
+/// hyper-util's client, and the URI that it needs.
+fn util(server: SocketAddr) -> (Util, Uri) {
+    let mut connector = legacy::connect::HttpConnector::new();
+    connector.set_nodelay(true);
+    let client = legacy::Client::builder(TokioExecutor::new()).build(connector);
+    let uri = format!("http://{server}/create").parse();
+    (client, uri.expect("a URI"))
+}
+
 async fn callers(name: &str, server: SocketAddr) -> Vec<Box<dyn Caller>> {
     let path = || request(Uri::from_static("/create"), kit::Body::full);
     let authority = server.to_string().parse().expect("host and port");
@@ -203,13 +217,26 @@ async fn callers(name: &str, server: SocketAddr) -> Vec<Box<dyn Caller>> {
             }
         }
         "hyper-util pooled client" => {
-            let mut connector = legacy::connect::HttpConnector::new();
-            connector.set_nodelay(true);
-            let client = legacy::Client::builder(TokioExecutor::new()).build(connector);
-            let uri: Uri = format!("http://{server}/create").parse().expect("a URI");
+            let (service, uri) = util(server);
             for _ in 0..CALLERS {
-                let (service, uri) = (client.clone(), uri.clone());
+                let (service, uri) = (service.clone(), uri.clone());
                 let request = move || request(uri.clone(), Full::new);
+                callers.push(Box::new(Of { service, request }));
+            }
+        }
+        "the same, with the kit's headers and tower's Timeout" => {
+            let (service, uri) = util(server);
+            let service = Timeout::new(service, Duration::from_secs(2));
+            for _ in 0..CALLERS {
+                let (service, uri) = (service.clone(), uri.clone());
+                let request = move || {
+                    let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+                    let mut request = request(uri.clone(), Full::new);
+                    let headers = request.headers_mut();
+                    headers.insert(TRACEPARENT, HeaderValue::from_static(trace));
+                    headers.insert(REQUEST_TIMEOUT, HeaderValue::from_static("2000000u"));
+                    request
+                };
                 callers.push(Box::new(Of { service, request }));
             }
         }
