@@ -19,9 +19,9 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
-use chaos::{Addresses, Agent, Caller, Instance, Proof, Proxy, Spoil};
+use chaos::{Addresses, Agent, Caller, Instance, Proof, Proxy, Spoil, eventually};
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use http::{Request, Response, header::CONTENT_TYPE};
 use http_body_util::Full;
@@ -58,7 +58,9 @@ fn scenarios() -> Vec<(&'static str, Run)> {
         ),
         ("all_servers_are_down_for_a_minute", Box::pin(all_down())),
         ("the_index_goes_back", Box::pin(index_reset())),
+        ("the_token_may_see_nothing_for_a_while", Box::pin(denied())),
         ("the_agent_answers_late", Box::pin(slow())),
+        ("a_proxy_answers_with_garbage", Box::pin(garbage())),
         (
             "five_hundred_instances_come_and_go_for_a_minute",
             Box::pin(churn()),
@@ -222,11 +224,15 @@ async fn all_down() -> Result<Proof> {
 }
 
 /// A snapshot of Consul that was taken before many writes is restored: the very same server, which was not away, counts
-/// from there again, and knows of one instance less.
+/// from there again, and knows of an instance that has left, and not of the one that has come.
 async fn index_reset() -> Result<Proof> {
     let agent = Agent::start_keeping().await?;
     let mut instances = Instances::three(&agent, &[]).await?;
     let caller = caller(agent.address(), &instances).await?;
+    let crowd = Crowd::listen(2).await?;
+    crowd.register(&agent, 0).await?;
+    let mut old = instances.addresses();
+    old.extend(crowd.addresses(&[true, false]));
     let snapshot = agent.get("/v1/snapshot").await?;
     let before = agent.index("relay").await?;
     let other = r#"{"Name": "relay", "ID": "other", "Address": "127.0.0.1", "Port": 1,
@@ -235,20 +241,64 @@ async fn index_reset() -> Result<Proof> {
         agent.put("/v1/agent/service/register", other).await?;
         agent.put("/v1/agent/service/deregister/other", "").await?;
     }
-    let newcomer = Crowd::listen(1).await?;
-    newcomer.register(&agent, 0).await?;
-    let mut expected = instances.addresses();
-    expected.extend(newcomer.addresses(&[true]));
-    caller.converges(&agent, &expected).await?;
+    crowd.deregister(&agent, 0).await?;
+    crowd.register(&agent, 1).await?;
+    let mut new = instances.addresses();
+    new.extend(crowd.addresses(&[false, true]));
+    caller.converges(&agent, &new).await?;
     let after = agent.index("relay").await?;
     ensure!(after >= before + 50, "from {before} to {after}");
     agent.put("/v1/snapshot", snapshot).await?;
     let reset = agent.index("relay").await?;
     ensure!(reset < after, "from {after} to {reset}");
-    caller.converges(&agent, &instances.addresses()).await?;
-    // Before the agent, which knows it still, tells the restored catalog of it.
-    newcomer.deregister(&agent, 0).await?;
+    caller.converges(&agent, &old).await?;
+    // Before the agent, which knows better, tells the restored catalog.
+    crowd.register(&agent, 0).await?;
+    crowd.deregister(&agent, 1).await?;
     instances.change().await?;
+    let mut expected = instances.addresses();
+    expected.extend(crowd.addresses(&[true, false]));
+    caller.proves(&agent, &expected).await
+}
+
+async fn denied() -> Result<Proof> {
+    const MASTER: &str = "5ebd4a32-0c00-4f3a-8f3c-0d4f0d7b7e11";
+    let acl = format!(
+        r#"acl {{ enabled = true default_policy = "deny" tokens {{ master = "{MASTER}" agent = "{MASTER}" }} }}"#
+    );
+    let rules = |access: &str| {
+        let rules = format!(
+            r#"service_prefix "" {{ policy = "{access}" }} node_prefix "" {{ policy = "{access}" }}"#
+        );
+        serde_json::json!({"Name": "reader", "Rules": rules}).to_string()
+    };
+    let agent = Agent::start_with(&acl).await?.with_token(MASTER);
+    let begin = "the access lists are there";
+    let policy = eventually(begin, FAULT, async || {
+        agent.put("/v1/acl/policy", rules("read")).await.ok()
+    });
+    let policy: serde_json::Value = serde_json::from_slice(&policy.await?)?;
+    let policy = policy["ID"].as_str().context("a policy has an id")?;
+    let token = serde_json::json!({"Policies": [{"ID": policy}]}).to_string();
+    let token: serde_json::Value =
+        serde_json::from_slice(&agent.put("/v1/acl/token", token).await?)?;
+    let token = token["SecretID"].as_str().context("a token has a secret")?;
+
+    let mut instances =
+        Instances::three(&agent, &[("KIT_DISCOVERY__CONSUL__TOKEN", MASTER)]).await?;
+    let config = ConsulConfig {
+        address: agent.address().parse()?,
+        token: Some(token.parse()?),
+        ..ConsulConfig::default()
+    };
+    let caller = Caller::start(config, &instances.addresses()).await?;
+    let before = caller.known();
+    let path = format!("/v1/acl/policy/{policy}");
+    agent.put(&path, rules("deny")).await?;
+    instances.change().await?;
+    sleep(FAULT).await;
+    ensure!(caller.known() == before, "it knows {:?}", caller.known());
+    agent.put(&path, rules("read")).await?;
     caller.proves(&agent, &instances.addresses()).await
 }
 
@@ -264,6 +314,20 @@ async fn slow() -> Result<Proof> {
     proxy.spoil(Spoil::Late(Duration::from_secs(600)));
     instances.change().await?;
     sleep(FAULT).await;
+    proxy.spoil(Spoil::Nothing);
+    caller.proves(&agent, &instances.addresses()).await
+}
+
+async fn garbage() -> Result<Proof> {
+    let agent = Agent::start().await?;
+    let proxy = Proxy::start(agent.address(), 2).await?;
+    let mut instances = Instances::three(&agent, &[]).await?;
+    let caller = caller(&proxy.address(), &instances).await?;
+    let before = caller.known();
+    proxy.spoil(Spoil::Garbage);
+    instances.change().await?;
+    sleep(FAULT).await;
+    ensure!(caller.known() == before, "it knows {:?}", caller.known());
     proxy.spoil(Spoil::Nothing);
     caller.proves(&agent, &instances.addresses()).await
 }

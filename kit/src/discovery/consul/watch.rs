@@ -24,6 +24,8 @@ pub(super) async fn follow(agent: Arc<Agent>, query: Arc<Query>, publisher: Publ
 async fn ask(agent: &Arc<Agent>, query: &Query, publisher: &Publisher) -> Infallible {
     let mut pace = Pace::new(agent.config.wait());
     let mut turns = Turns::new(agent, query);
+    // How many there were when nothing was in doubt.
+    let mut enough = 0;
     loop {
         let turned = turns.come(pace.index, pace.wait).await;
         if turned {
@@ -51,6 +53,11 @@ async fn ask(agent: &Arc<Agent>, query: &Query, publisher: &Publisher) -> Infall
                 }
                 let doubtful = pace.answered(answer.index);
                 let forgotten = pace.is_anew() || answer.endpoints.is_empty();
+                if !doubtful {
+                    enough = answer.endpoints.len();
+                }
+                // Where the set does not shrink, others have come for those who are gone.
+                let doubtful = doubtful && answer.endpoints.len() < enough;
                 let kept: Vec<_> = lost(&known, &answer.endpoints)
                     .filter(|endpoint| doubtful && answer.may_be_back(&endpoint.id, forgotten))
                     .cloned()
