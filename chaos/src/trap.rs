@@ -1,18 +1,19 @@
 //! Who still comes to an address after its instance died?
 
 use std::sync::{
-    Arc,
+    Arc, Mutex, PoisonError,
     atomic::{AtomicU64, Ordering},
 };
 
 use anyhow::{Context, Result};
 use http::uri::Authority;
-use tokio::{net::TcpListener, task::JoinHandle};
+use tokio::{net::TcpListener, task::JoinHandle, time::Instant};
 
 /// Listens in the place of a dead instance and counts who connects. It answers nobody. Dropping it frees the address.
 #[derive(Debug)]
 pub struct Trap {
     visitors: Arc<AtomicU64>,
+    last: Arc<Mutex<Option<Instant>>>,
     task: JoinHandle<()>,
 }
 
@@ -26,13 +27,24 @@ impl Trap {
             .await
             .with_context(|| format!("a trap at {address}"))?;
         let visitors = Arc::new(AtomicU64::new(0));
-        let count = Arc::clone(&visitors);
+        let last = Arc::<Mutex<Option<Instant>>>::default();
+        let (count, seen) = (Arc::clone(&visitors), Arc::clone(&last));
         let task = tokio::spawn(async move {
             while listener.accept().await.is_ok() {
                 count.fetch_add(1, Ordering::Relaxed);
+                *seen.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
             }
         });
-        Ok(Self { visitors, task })
+        Ok(Self {
+            visitors,
+            last,
+            task,
+        })
+    }
+
+    /// When somebody came for the last time; `None` if nobody has.
+    pub fn last(&self) -> Option<Instant> {
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Stops listening and says how many came.

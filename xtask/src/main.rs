@@ -1,4 +1,4 @@
-//! Set-up and long jobs of this workspace: `cargo xtask tools | test | chaos | consulrs | compose-test`.
+//! Set-up and long jobs of this workspace: `cargo xtask tools | test | chaos | discovery | consulrs | compose-test`.
 //!
 //! What a shell script would become once it has to be right: each job says what it does, stops at the first step
 //! that fails, says which one, and exits with the right code.
@@ -39,6 +39,12 @@ enum Job {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         options: Vec<String>,
     },
+    /// Measures how soon a caller knows of instances that come and die, and what following services costs
+    Discovery {
+        /// Options of the first, such as `--rounds 5`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        options: Vec<String>,
+    },
     /// Builds kit/consulrs, which is no part of the workspace, and tests it against a real Consul
     Consulrs,
     /// Brings up docker-compose.yml, tries it, kills a container of it, and takes it down again
@@ -51,6 +57,7 @@ fn main() -> ExitCode {
         Job::Test => test::run(),
         Job::Bench(options) => bench::bench(&options),
         Job::Chaos { options } => chaos::run(&options).map(|()| ExitCode::SUCCESS),
+        Job::Discovery { options } => chaos::discovery(&options).map(|()| ExitCode::SUCCESS),
         Job::Consulrs => consulrs::run().map(|()| ExitCode::SUCCESS),
         Job::ComposeTest => compose::run().map(|()| ExitCode::SUCCESS),
     };

@@ -1,14 +1,15 @@
-//! The processes of the scenarios, and the comparison of clients that they are made for.
+//! The processes of the scenarios, and what is measured with them.
 
 mod callers;
 mod compare;
+mod discovery;
 mod peer;
 mod relay;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
-/// The processes of the scenarios, and the comparison of clients that they are made for.
+/// The processes of the scenarios, and what is measured with them.
 #[derive(Debug, Parser)]
 #[command(name = "chaos")]
 struct Cli {
@@ -27,6 +28,8 @@ enum Role {
     Relay,
     /// Hurts one of three instances in each way, and compares what callers with different clients see
     Compare(compare::Options),
+    /// Kills and starts instances, and measures how soon a caller that follows Consul does as if it knew
+    Discovery(discovery::Options),
 }
 
 #[tokio::main]
@@ -35,5 +38,6 @@ async fn main() -> Result<()> {
         Role::Peer { port } => peer::run(port).await,
         Role::Relay => relay::run().await,
         Role::Compare(options) => compare::run(&options).await,
+        Role::Discovery(options) => discovery::run(&options).await,
     }
 }

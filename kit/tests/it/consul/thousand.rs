@@ -80,9 +80,9 @@ async fn a_thousand_services_are_followed_over_few_connections_and_each_change_i
         .map(|n| world.consul.watch(&name(n)))
         .collect();
     all_known(&mut watches).await;
-    // One for each service, two of the tide, and up to two for each connection.
     // Those of questions that wait, of looks, of the tide, and those that are kept for the next look.
     let most = 64 + 8 + 2 + 8;
+    // One for each service, two of the tide, and up to two for each connection.
     assert!(tasks() <= SERVICES + 2 + 2 * most, "{}", tasks());
     for number in [0, SERVICES / 2, SERVICES - 1] {
         register(&world.agent, number, 1).await;
@@ -111,7 +111,7 @@ async fn a_thousand_services_are_followed_over_few_connections_and_each_change_i
     .unwrap_or_else(|_| panic!("{} tasks are left", tasks()));
 }
 
-/// Prints the numbers of docs/discovery.md.
+/// Prints the numbers of `docs/discovery.md`, which says how to run it.
 #[tokio::test]
 #[ignore = "measures for two minutes"]
 async fn what_following_costs() {
