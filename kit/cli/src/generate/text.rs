@@ -14,7 +14,10 @@ use cargo_metadata::MetadataCommand;
 use clap::Args;
 
 use crate::{
-    edit::{rust::sources, say},
+    edit::{
+        rust::{setting, sources},
+        say,
+    },
     names::Name,
     project::Project,
     template::fill,
@@ -56,6 +59,17 @@ pub(crate) fn run(text: Text, options: &Options) -> Result<ExitCode> {
             source.display()
         )
     })?;
+    let item = api.service(&name).expect("it was found");
+    let said = setting(item, "transport").unwrap_or_default();
+    let (other, what) = match text {
+        Text::Proto => ("http", "a .proto file is for gRPC"),
+        Text::OpenApi => ("grpc", "an OpenAPI document is for JSON"),
+    };
+    ensure!(
+        said != other,
+        "{what}, and {} is offered with transport = \"{said}\" only",
+        options.name.as_str()
+    );
     // `crate::api`, and in it the module that the macro writes.
     let module = api.module.replacen("crate", "service", 1);
     let call = match text {

@@ -5,7 +5,7 @@
 use std::{future::poll_fn, pin::pin};
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use clap::{Arg, ArgAction, ArgMatches, Command};
+use clap::{Arg, ArgMatches, Command};
 use kit::{
     Context, Stream,
     client::Client,
@@ -62,7 +62,7 @@ fn command(service: &Service) -> Command {
         .disable_help_subcommand(true)
         .arg(flag("at", "@at").value_name("HOST:PORT,...").help("Where instances of __name__ are"))
         .arg(flag("consul", "@consul").value_name("URL").conflicts_with("@at").help("The agent of Consul that knows where they are"))
-        .arg(flag("grpc", "@grpc").action(ArgAction::SetTrue).help("Calls by gRPC instead of JSON over HTTP"))
+        .arg(flag("grpc", "@grpc").action(clap::ArgAction::SetTrue).help("Calls by gRPC instead of JSON over HTTP"))
         .subcommands(service.methods.iter().map(|method| subcommand(service, method)))
 }
 

@@ -310,6 +310,12 @@ fn what_is_offered_over_one_wire_is_called_over_that_one() {
         );
     }
 
+    let said = user.kit(&["g", "openapi", "users"]).fails();
+    assert!(
+        said.contains("an OpenAPI document is for JSON, and users is offered"),
+        "{said}"
+    );
+
     // Beside what the attribute says already.
     let user = User::with_service("users", CREATE);
     user.edit("services/users/src/api.rs", |text| {
@@ -325,6 +331,11 @@ fn what_is_offered_over_one_wire_is_called_over_that_one() {
     user.kit(&["g", "chaos", "users"]).succeeds();
     let test = user.read("services/users/tests/chaos.rs");
     assert!(test.contains("UsersClient::json("), "{test}");
+    let said = user.kit(&["g", "proto", "users"]).fails();
+    assert!(
+        said.contains("a .proto file is for gRPC, and users is offered"),
+        "{said}"
+    );
 }
 
 #[test]

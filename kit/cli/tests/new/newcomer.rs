@@ -20,8 +20,18 @@ struct Up(Child);
 impl Up {
     /// Starts it and waits until its services are ready.
     fn start(user: &User, offset: u16, environment: &[(&str, &str)]) -> (Self, Vec<String>) {
+        Self::start_with(user, offset, &[], environment)
+    }
+
+    fn start_with(
+        user: &User,
+        offset: u16,
+        arguments: &[&str],
+        environment: &[(&str, &str)],
+    ) -> (Self, Vec<String>) {
         let mut kit = Command::new(env!("CARGO_BIN_EXE_kit"))
             .args(["up", "--port-offset", &offset.to_string()])
+            .args(arguments)
             .current_dir(user.folder())
             .env("CARGO_TARGET_DIR", target())
             .env("KIT_LOG__FORMAT", "json")
@@ -426,6 +436,96 @@ fn methods_of_every_kind_are_generated_served_and_called_on_both_wires() {
         assert_eq!(client(&["help"]).succeeds(), "{}\n");
     }
     up.stop();
+
+    // The same instances, where nobody but Consul knows where they are.
+    let agent = Agent::start();
+    let (up, _) = Up::start_with(&user, offset, &["--consul", &agent.address], &[]);
+    for wire in [&[][..], &["--grpc"]] {
+        let run = ["run", "--quiet", "--package", "log-2-client", "--"];
+        let at = ["--consul", &agent.address];
+        let help = || user.cargo(&[&run[..], &at, wire, &["help"]].concat());
+        // An instance is ready a moment before Consul has looked at it.
+        let mut tries = (0..60).map(|_| help());
+        let is_known = |ran: &Ran| !ran.all().contains("no endpoint of service log-2 is known");
+        let ran = tries.find(is_known).unwrap_or_else(help);
+        assert_eq!(ran.succeeds(), "{}\n");
+    }
+    up.stop();
+}
+
+/// A Consul agent in development mode, which ends with the test.
+struct Agent {
+    address: String,
+    child: Child,
+}
+
+impl Agent {
+    /// Starts one and waits until it has a leader.
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "there is nothing here that it could block"
+    )]
+    fn start() -> Self {
+        let named = env::var_os("CONSUL_BIN").map(PathBuf::from);
+        let folders = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors();
+        let binary = named.or_else(|| {
+            folders
+                .map(|folder| folder.join("target/tools/consul/usr/bin/consul"))
+                .find(|path| path.is_file())
+        });
+        let binary = binary.expect("this test needs a real Consul: `cargo xtask test` gets it");
+        // All are held until all are known, so that they differ.
+        let held = [(); 5].map(|()| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
+        let ports = held.map(|listener| listener.local_addr().unwrap().port().to_string());
+        let mut agent = Command::new(binary);
+        agent.args([
+            "agent",
+            "-dev",
+            "-bind",
+            "127.0.0.1",
+            "-client",
+            "127.0.0.1",
+        ]);
+        agent.args(["-node", "n1", "-serf-wan-port", "-1"]);
+        for (name, port) in [
+            "-http-port",
+            "-grpc-port",
+            "-dns-port",
+            "-server-port",
+            "-serf-lan-port",
+        ]
+        .iter()
+        .zip(&ports)
+        {
+            agent.args([*name, port.as_str()]);
+        }
+        let child = agent
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let address = format!("http://127.0.0.1:{}", ports[0]);
+        let agent = Self { address, child };
+        for _ in 0..300 {
+            let leader = format!("{}/v1/status/leader", agent.address);
+            let said = Command::new("curl")
+                .args(["--silent", &leader])
+                .output()
+                .unwrap();
+            if said.stdout.len() > 2 {
+                return agent;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(100));
+        }
+        panic!("no leader at {}", agent.address);
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }
 
 #[test]
@@ -484,4 +584,68 @@ fn a_service_is_built_with_the_toolkit_out_of_a_git_repository() {
         assert!(said.contains(&revision), "{reference}: {said}");
     }
     build("", &["clippy", "--all-targets", "--", "-D", "warnings"]);
+}
+
+#[test]
+fn a_service_over_one_wire_is_made_tested_and_called_over_that_one() {
+    let _alone = alone();
+    let create = "    async fn create(&self, ctx: Context, email: String) -> Result<(), Error>;\n";
+    let user = User::with_service("users", create);
+    user.kit(&["g", "s", "users", "--transport", "grpc"])
+        .succeeds();
+    user.kit(&["n", "s", "notes", "--transport", "http"])
+        .succeeds();
+    // What gRPC could not carry: a type that is nothing but serde's.
+    user.edit("services/notes/src/api.rs", |text| {
+        let put = "    async fn put(&self, ctx: Context, note: Note) -> Result<Note, Error>;\n";
+        let note = "\n/// A note.\n#[derive(Debug, serde::Serialize, serde::Deserialize)]\n#[serde(untagged)]\n\
+            pub enum Note {\n    /// A number.\n    Number(u8),\n    /// A text.\n    Text(String),\n}\n";
+        with_methods(text, put) + note
+    });
+    user.kit(&["g", "s", "notes", "--dmw"]).succeeds();
+    user.edit("services/notes/src/notes.rs", |text| {
+        let text = text.replace("let _ = (ctx, note);", "let _ = ctx;");
+        text.replace(
+            "Err(Error::new(Code::Unimplemented, \"put is not written yet\"))",
+            "Ok(note)",
+        )
+        .replace("{Code, ", "{")
+    });
+    for arguments in [
+        &["g", "c", "users"][..],
+        &["g", "c", "notes"],
+        &["g", "chaos", "users"],
+        &["g", "s", "users", "--check"],
+        &["g", "s", "notes", "--check"],
+    ] {
+        user.kit(arguments).succeeds();
+    }
+    let clippy = [
+        "clippy",
+        "--workspace",
+        "--all-targets",
+        "--",
+        "-D",
+        "warnings",
+    ];
+    user.cargo(&clippy).succeeds();
+
+    let offset = free_offset();
+    let (up, seen) = Up::start(&user, offset, &[]);
+    // What is shown to be tried is JSON, of which users has none.
+    assert!(
+        !seen.iter().any(|line| line.contains("/create")),
+        "{seen:#?}"
+    );
+    let said = client(&user, "users", offset, &["create", "--email", "x"]).fails();
+    assert!(said.contains("create is not written yet"), "{said}");
+    let answer = curl(8800 + offset);
+    assert!(!answer.contains("not written yet"), "{answer}");
+    let package = ["run", "--quiet", "--package", "notes-client", "--", "--at"];
+    let at = format!("localhost:{}", 8801 + offset);
+    for (note, answer) in [("7", "7\n"), ("text", "\"text\"\n")] {
+        let said = user.cargo(&[&package[..], &[&at, "put", "--note", note]].concat());
+        assert_eq!(said.succeeds(), answer);
+    }
+    up.stop();
 }

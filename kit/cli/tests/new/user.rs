@@ -150,7 +150,8 @@ impl Ran {
         String::from_utf8(self.output.stdout.clone()).unwrap()
     }
 
-    fn all(&self) -> String {
+    /// All that it said, however it went.
+    pub(crate) fn all(&self) -> String {
         self.stdout() + &String::from_utf8_lossy(&self.output.stderr)
     }
 }
