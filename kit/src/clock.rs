@@ -233,7 +233,7 @@ impl<F: Future> Future for SharedClockFuture<F> {
 mod tests {
     use std::{future::ready, time::Duration};
 
-    use tokio::time::advance;
+    use tokio::time::{advance, timeout};
     use tokio_test::task;
     use tower::service_fn;
 
@@ -334,7 +334,8 @@ mod tests {
                 .collect();
             async { futures_util::TryStreamExt::try_collect::<Vec<_>>(all).await }
         }));
-        assert_eq!(shared.call(()).await.unwrap().len(), 2);
+        let all = timeout(SECOND * 9, shared.call(())).await;
+        assert_eq!(all.expect("in time").unwrap().len(), 2);
         assert_eq!(now(), start + SECOND * 3);
     }
 }
