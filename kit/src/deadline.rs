@@ -230,6 +230,22 @@ where
     }
 }
 
+/// Tells the peer no more than what is left by `now` of the deadline that it was told of, for a request that had to wait
+/// before it could leave.
+pub(crate) fn tell_again<B>(request: &mut http::Request<B>, now: Instant) {
+    let context = request.extensions().get::<Context>();
+    let Some(deadline) = context.and_then(|context| context.deadline) else {
+        return;
+    };
+    let (left, header) = (
+        deadline.remaining(now),
+        Wire::of(request.headers()).timeout_header(),
+    );
+    if timeout_in(request.headers()).is_some_and(|told| told > left) {
+        request.headers_mut().insert(header, timeout_value(left));
+    }
+}
+
 /// Of a stream only the beginning is waited for, so what is said about the whole of it is its caller's word alone.
 fn is_stream(context: &Context) -> bool {
     context.method.is_some_and(|method| method.streaming)

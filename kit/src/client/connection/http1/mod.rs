@@ -33,6 +33,8 @@ use super::{Outgoing, alarm::Alarm, target::Target};
 use crate::{
     Body, BoxError,
     body::Lent,
+    clock,
+    deadline::tell_again,
     rejection::{NotSent, Rejection},
 };
 
@@ -207,7 +209,9 @@ impl<B: Outgoing> Exchange<B> {
             *self = match std::mem::replace(self, Self::Ended(None)) {
                 Self::Connecting(mut connecting) => match connecting.making.as_mut().poll(cx) {
                     Poll::Ready(Ok(mut link)) => {
-                        link.send(connecting.request.take().expect("sent once"));
+                        let mut request = connecting.request.take().expect("sent once");
+                        tell_again(&mut request, clock::now());
+                        link.send(request);
                         Self::Sent(link)
                     }
                     Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),

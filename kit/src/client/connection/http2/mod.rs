@@ -22,7 +22,8 @@ use tokio::{sync::watch, task::JoinSet};
 
 use super::{Outgoing, target::Target};
 use crate::{
-    Body, BoxError,
+    Body, BoxError, clock,
+    deadline::tell_again,
     rejection::{NotSent, find_cause},
 };
 
@@ -60,7 +61,12 @@ impl<B: Outgoing> Line<B> {
     ) -> Result<Response<Body>, BoxError> {
         let mut again = true;
         loop {
-            let mut sender = self.sender().await?;
+            let mut made = self.made();
+            let waits = made.borrow().is_none();
+            let mut sender = Self::sender(&mut made).await?;
+            if waits {
+                tell_again(&mut request, clock::now());
+            }
             let mut error = match sender.try_send_request(request).await {
                 Ok(response) => return Ok(response.map(|body| Body::held(body, self))),
                 Err(error) => error,
@@ -83,8 +89,7 @@ impl<B: Outgoing> Line<B> {
         }
     }
 
-    async fn sender(&self) -> Result<http2::SendRequest<B>, BoxError> {
-        let mut made = self.made();
+    async fn sender(made: &mut Made<B>) -> Result<http2::SendRequest<B>, BoxError> {
         let error: BoxError = match made.wait_for(Option::is_some).await {
             Ok(made) => match made.as_ref().expect("waited for") {
                 Ok(sender) => return Ok(sender.clone()),
