@@ -225,19 +225,14 @@ pub fn classify_error(error: &BoxError) -> Verdict {
 }
 
 fn classify_cause(error: &BoxError) -> Verdict {
+    let rejection = Rejection::find(&**error).map(classify_rejection);
     if find_cause::<NotSent>(&**error).is_some() {
-        return Verdict::new(Outcome::Failure, Retry::Always);
+        // Where the kit had no place for it, the peer is not to blame; another one may have.
+        let outcome = rejection.map_or(Outcome::Failure, |verdict| verdict.outcome);
+        return Verdict::new(outcome, Retry::Always);
     }
-    if let Some(rejection) = Rejection::find(&**error) {
-        return match rejection {
-            Rejection::TimedOut { .. } => Verdict::new(Outcome::Failure, Retry::IfIdempotent),
-            Rejection::FaultInjected { code } => classify_code(*code),
-            Rejection::RateLimited { .. }
-            | Rejection::Overloaded { .. }
-            | Rejection::CircuitOpen { .. }
-            | Rejection::NoEndpoints { .. }
-            | Rejection::DeadlineExceeded => Verdict::new(Outcome::Rejected, Retry::No),
-        };
+    if let Some(verdict) = rejection {
+        return verdict;
     }
     if let Some(error) = find_cause::<Error>(&**error) {
         let verdict = classify_code(error.code());
@@ -253,6 +248,18 @@ fn classify_cause(error: &BoxError) -> Verdict {
     Verdict::new(Outcome::Failure, Retry::IfIdempotent)
 }
 
+fn classify_rejection(rejection: &Rejection) -> Verdict {
+    match rejection {
+        Rejection::TimedOut { .. } => Verdict::new(Outcome::Failure, Retry::IfIdempotent),
+        Rejection::FaultInjected { code } => classify_code(*code),
+        Rejection::RateLimited { .. }
+        | Rejection::Overloaded { .. }
+        | Rejection::CircuitOpen { .. }
+        | Rejection::NoEndpoints { .. }
+        | Rejection::DeadlineExceeded => Verdict::new(Outcome::Rejected, Retry::No),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -263,6 +270,15 @@ mod tests {
             response = response.header(*name, *value);
         }
         response.body(()).unwrap()
+    }
+
+    #[test]
+    fn what_found_no_place_of_ours_blames_nobody_and_may_go_elsewhere() {
+        let refused = NotSent(Box::new(Rejection::Overloaded { limit: 1 }));
+        assert_eq!(
+            classify_error(&refused.into()),
+            Verdict::new(Outcome::Rejected, Retry::Always)
+        );
     }
 
     #[test]

@@ -36,7 +36,7 @@ pub use self::{
 };
 use crate::{
     Body, BoxError,
-    balance::{Balance, BalanceConfig},
+    balance::{Balance, BalanceConfig, Picker},
     circuit_breaker::{Circuit, CircuitBreakerConfig, Fleet},
     concurrency::ConcurrencyConfig,
     endpoint::{Discovery, Endpoint},
@@ -191,6 +191,18 @@ impl Client {
                 circuit_breaker,
                 _health_checks: health_checks,
             }),
+        }
+    }
+
+    /// The same client with endpoints picked by `picker`, whatever [`BalanceConfig::pick`] says; clones that were made
+    /// before go on as they did.
+    #[must_use]
+    pub fn with_picker(self, picker: impl Picker) -> Self {
+        let handles = self.handles;
+        let endpoints = handles.endpoints.clone().with_picker(picker);
+        Self {
+            stack: handles.outbound.layer(endpoints),
+            handles,
         }
     }
 

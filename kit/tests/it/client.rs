@@ -5,7 +5,7 @@ mod health;
 use std::{
     convert::Infallible,
     net::SocketAddr,
-    num::NonZeroU32,
+    num::{NonZeroU32, NonZeroUsize},
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering::SeqCst},
@@ -23,11 +23,13 @@ use hyper_util::{
 };
 use kit::{
     Body, BoxError, Context, Rejection,
+    balance::{Call, Candidates, Picker},
     circuit_breaker::CircuitBreakerConfig,
     classify::{Retry, classify_error},
-    client::{Client, ClientConfig},
+    client::{Client, ClientConfig, Connector},
     context::Deadline,
     discovery::Fixed,
+    endpoint::Endpoint,
     event,
     hedge::HedgeConfig,
     name::Method,
@@ -602,6 +604,82 @@ async fn each_attempt_says_which_it_is_how_long_it_waits_and_where_in_the_trace_
     }
     spans.dedup();
     assert_eq!(spans.len(), 3, "a span for each attempt");
+}
+
+#[tokio::test]
+async fn what_waited_for_a_connection_says_how_much_time_is_left_when_it_leaves() {
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let heard = Arc::clone(&told);
+    let peer = Peer::http(move |request| {
+        let timeout = request.headers()["request-timeout"].to_str().unwrap();
+        let timeout = kit::deadline::parse_timeout(timeout).unwrap();
+        heard.lock().unwrap().push(timeout);
+        Response::new(Full::default())
+    })
+    .await;
+    let (second, nine) = (Duration::from_secs(1), Duration::from_secs(9));
+    for version in [Version::HTTP_11, Version::HTTP_2] {
+        let connection = Connector::default().to::<Body>(&Endpoint::at(peer.authority()));
+        // On a new connection, and on the same one again; it was said before that there are so many seconds.
+        for said in ["9S", "9S", "500m"] {
+            let mut request = request(version);
+            let timeout = said.parse().unwrap();
+            request.headers_mut().insert("request-timeout", timeout);
+            *Context::of_mut(request.extensions_mut()) = Context::with_timeout(second);
+            let response = connection.clone().oneshot(request).await.unwrap();
+            response.into_body().collect().await.unwrap();
+        }
+        let said = std::mem::take(&mut *told.lock().unwrap());
+        assert!(said[0] <= second, "{said:?}");
+        assert_eq!(said[1..], [nine, second / 2]);
+        // It is never made longer.
+        let connection = Connector::default().to::<Body>(&Endpoint::at(peer.authority()));
+        let mut request = request(version);
+        let timeout = "10m".parse().unwrap();
+        request.headers_mut().insert("request-timeout", timeout);
+        *Context::of_mut(request.extensions_mut()) = Context::with_timeout(second * 60);
+        connection.oneshot(request).await.unwrap();
+        assert_eq!(std::mem::take(&mut *told.lock().unwrap()), [second / 100]);
+    }
+}
+
+/// Picks this one at first, and then one after the other.
+struct Prefer(Authority);
+
+impl Picker for Prefer {
+    fn pick(&self, candidates: &mut Candidates<'_>, _: &Call<'_>, turn: usize) -> usize {
+        let mut indices = 0..candidates.len();
+        match turn {
+            0 => indices.find(|index| candidates.endpoint(*index).address == self.0),
+            _ => None,
+        }
+        .unwrap_or(turn)
+    }
+}
+
+#[tokio::test]
+async fn a_call_without_a_place_at_the_endpoint_that_was_picked_goes_to_another() {
+    let (silent, peer) = (Peer::silent().await, echo().await);
+    let config = ClientConfig {
+        max_connections: NonZeroUsize::MIN,
+        attempt_timeout: Duration::from_secs(60),
+        timeout: Duration::from_secs(60),
+        ..ClientConfig::default()
+    };
+    let addresses = [silent.authority(), peer.authority()];
+    let client = client_with(addresses, config).with_picker(Prefer(silent.authority()));
+    let mut holds = Box::pin(ask(&client, Version::HTTP_11));
+    tokio::select! {
+        answer = &mut holds => panic!("it was answered: {answer:?}"),
+        answer = async {
+            while silent.connections() == 0 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            // Not one that may be made twice.
+            ask(&client, Version::HTTP_11).await
+        } => assert_eq!(answer.unwrap().status(), 200),
+    }
+    assert_eq!(silent.connections(), 1);
 }
 
 #[tokio::test]

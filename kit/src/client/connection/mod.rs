@@ -44,7 +44,8 @@ pub struct Connector {
     /// How long making a connection may take. Default 1 s.
     pub connect_timeout: Duration,
     /// How many HTTP/1.1 connections to one endpoint there may be; a request that would need another one is refused
-    /// with [`Rejection::Overloaded`](crate::Rejection::Overloaded) at once. Default 1024.
+    /// with [`Rejection::Overloaded`](crate::Rejection::Overloaded) at once, and as one that was
+    /// [never sent](crate::rejection::NotSent). Default 1024.
     pub max_connections: NonZeroUsize,
 }
 

@@ -107,7 +107,8 @@ impl<B: Outgoing> Pool<B> {
             })),
             Err(_) => {
                 let limit = self.limit;
-                Exchange::Ended(Some(Rejection::Overloaded { limit }.into()))
+                let refused = Rejection::Overloaded { limit };
+                Exchange::Ended(Some(NotSent(refused.into()).into()))
             }
         }
     }
