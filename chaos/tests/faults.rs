@@ -128,6 +128,13 @@ async fn who_fails_fast_attracts_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_is_slow_is_asked_seldom() {
+    let seen = see(Fault::Slow, Method::GET).await;
+    assert_eq!(seen.report.failures(), 0, "{}", seen.report);
+    assert!(seen.share() <= 0.2, "{}", seen.share());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn who_hangs_fails_no_call_that_may_be_made_again() {
     let seen = see(Fault::Hangs, Method::GET).await;
     assert_eq!(seen.report.failures(), 0, "{}", seen.report);
