@@ -158,9 +158,9 @@ where
 /// Sends each request to one of the endpoints of a service. Clones share all state.
 ///
 /// Always ready: waiting, where it is wanted, belongs into the request's future. Fails with
-/// [`Rejection::NoEndpoints`] when there is nobody to ask, at once or after the time that the configuration says, with the reason of a closed gate when all are closed and
-/// the panic threshold is 0, and else as the endpoint's service does. Dropping a response future gives back its
-/// place among the requests in flight and its permit.
+/// [`Rejection::NoEndpoints`] when there is nobody to ask, at once or after the time that the configuration says, with
+/// the reason of a closed gate when all are closed and the panic threshold is 0, and else as the endpoint's service does.
+/// Dropping a response future gives back its place among the requests in flight and its permit.
 pub struct Balance<S, G = (), K = HttpClassify> {
     shared: Arc<Shared<S, G>>,
     classify: K,

@@ -5,6 +5,8 @@
 //! is the kit's own: probes are counted, a cancelled one gives its place back, and a result that belongs to an
 //! earlier state is ignored.
 //!
+//! An open circuit is not pending: it refuses when it is called, so that nobody queues up behind a peer that is away.
+//!
 //! [`Rejection::CircuitOpen`]: crate::Rejection::CircuitOpen
 //!
 //! What counts as a failure is [`classify`](crate::classify)'s to say. It sees the head of a response: a gRPC call

@@ -10,6 +10,12 @@
 //! only that it took longer; it counts with the time that it had, so that hedging does not make the percentile sink
 //! and with it more hedges.
 
+//!
+//! An endpoint that hangs is told apart by a balancer inside, by its load: the attempt that is dropped counts there with
+//! the time that it had, so the next calls go elsewhere until that is forgotten. Its circuit breaker is not told: an
+//! attempt that lost may only have been a little slower. Where the budget has no more hedges, the attempt's own timeout
+//! says what there is to say.
+
 mod latency;
 #[cfg(test)]
 mod tests;

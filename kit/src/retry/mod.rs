@@ -291,7 +291,9 @@ where
                     State::Readying { next: next.take() }
                 }
                 Project::Readying { next } => {
-                    ready!(this.service.poll_ready(cx)).map_err(Into::into)?;
+                    // Its own last word, but of a call that was tried before.
+                    ready!(this.service.poll_ready(cx))
+                        .map_err(|error| RetriesSpent(error.into()))?;
                     let Next { body, withdrawal } = next.take().expect("made once");
                     let again = this.again.as_ref().expect("this is a retry");
                     withdrawal.spend();

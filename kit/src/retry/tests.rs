@@ -333,8 +333,10 @@ async fn a_retry_waits_until_the_service_is_ready() {
     assert_pending!(call.poll());
     assert_pending!(peer.poll_request());
     peer.send_error("gone");
+    // That is the last word on a call that was tried before.
     let error = assert_ready_err!(call.poll());
-    assert_eq!(error.to_string(), "gone");
+    assert_eq!(error.source().unwrap().to_string(), "gone");
+    assert!(crate::Error::from(error).retries_spent());
 }
 
 #[tokio::test(start_paused = true)]
