@@ -22,8 +22,8 @@ pub(crate) fn run() -> Result<()> {
         cargo
     };
     announce("Lints of kit/consulrs");
-    let mut clippy = of(&["clippy", "--all-targets"]);
+    let mut clippy = of(&["clippy", "--locked", "--all-targets"]);
     command::run(clippy.args(["--", "-D", "warnings"]))?;
     announce("Tests of kit/consulrs against a real Consul");
-    command::run(of(&["test"]).env("CONSUL_BIN", consul))
+    command::run(of(&["test", "--locked"]).env("CONSUL_BIN", consul))
 }

@@ -1,12 +1,14 @@
 //! Where instances of a service are, and how an instance says where it is.
 //!
-//! A source gives a [`Watch`] of a whole [`Snapshot`](crate::endpoint::Snapshot) of endpoints. There are two:
-//! [`Fixed`], a list, and [`Consul`], followed through blocking queries. [`Source`] is the one of them that the
+//! A source gives a [`Watch`] of a whole [`Snapshot`](crate::endpoint::Snapshot) of endpoints. There are three:
+//! [`Fixed`], a list; [`Consul`], followed through blocking queries; and [`Dns`], names, asked for again when their time
+//! to live is over. [`Source`] is the one of them that the
 //! configuration names. [`Registration`] puts an instance into a [`Registry`] and keeps it there.
 
 mod bucket;
 pub mod consul;
 mod discover;
+mod dns;
 mod fixed;
 mod kv;
 mod pace;
@@ -21,6 +23,7 @@ use serde::{Deserialize, Deserializer, de};
 pub use self::{
     consul::{Consul, ConsulConfig, ConsulError},
     discover::Changes,
+    dns::{Dns, DnsConfig, DnsName, InvalidDnsName},
     fixed::Fixed,
     kv::{
         Candidate, DocumentError, Election, ElectionConfig, Following, KeyValue, Leadership, Locks,
@@ -37,12 +40,14 @@ use crate::{
     name::ServiceName,
 };
 
-/// Where to look for instances: in Consul if it is configured, else in the fixed list.
+/// Where to look for instances: in Consul if it is configured, else by name if that is, else in the fixed list.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DiscoveryConfig {
     /// The Consul agent to ask. Default: none.
     pub consul: Option<ConsulConfig>,
+    /// The names to follow. Default: none.
+    pub dns: Option<DnsConfig>,
     /// Addresses by service, as `host:port`: a list, or one text with commas between them. Default: empty.
     #[serde(deserialize_with = "addresses_by_service")]
     pub fixed: BTreeMap<ServiceName, Vec<Authority>>,
@@ -58,6 +63,8 @@ pub enum Source {
     Fixed(Fixed),
     /// A Consul agent.
     Consul(Consul),
+    /// Names.
+    Dns(Dns),
 }
 
 impl Source {
@@ -75,9 +82,10 @@ impl Source {
                 rule: "needs an agent: `consul`".to_owned(),
             });
         }
-        match &config.consul {
-            Some(consul) => Consul::new(consul.clone(), observer).map(Self::Consul),
-            None => Ok(Self::Fixed(Fixed::new(config.fixed.clone()))),
+        match (&config.consul, &config.dns) {
+            (Some(consul), _) => Consul::new(consul.clone(), observer).map(Self::Consul),
+            (None, Some(dns)) => Ok(Self::Dns(Dns::new(dns.clone(), observer))),
+            (None, None) => Ok(Self::Fixed(Fixed::new(config.fixed.clone()))),
         }
     }
 
@@ -85,7 +93,7 @@ impl Source {
     pub fn consul(&self) -> Option<&Consul> {
         match self {
             Self::Consul(consul) => Some(consul),
-            Self::Fixed(_) => None,
+            Self::Fixed(_) | Self::Dns(_) => None,
         }
     }
 }
@@ -95,6 +103,7 @@ impl Discovery for Source {
         match self {
             Self::Fixed(fixed) => fixed.watch(service),
             Self::Consul(consul) => consul.watch(service),
+            Self::Dns(dns) => dns.watch(service),
         }
     }
 }
@@ -193,13 +202,18 @@ mod tests {
     }
 
     #[test]
-    fn consul_goes_before_the_list() {
-        let config = config(serde_json::json!({
+    fn consul_goes_before_names_and_names_before_the_list() {
+        let mut config = config(serde_json::json!({
             "consul": {"address": "http://127.0.0.1:8500"},
+            "dns": {"names": {"users": "users.example:80"}, "server": "127.0.0.1:53", "most": "10s"},
             "fixed": {"users": "127.0.0.1:8800"},
         }))
         .unwrap();
-        let source = Source::from_config(&config, crate::event::nobody()).unwrap();
-        assert!(source.consul().is_some());
+        let source = |config: &_| Source::from_config(config, crate::event::nobody()).unwrap();
+        assert!(source(&config).consul().is_some());
+        config.consul = None;
+        assert!(matches!(source(&config), Source::Dns(_)));
+        config.dns = None;
+        assert!(matches!(source(&config), Source::Fixed(_)));
     }
 }

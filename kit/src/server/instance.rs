@@ -74,17 +74,26 @@ pub async fn instance(
         .as_ref()
         .and_then(Authority::port_u16)
         .unwrap_or(address.port());
-    let admin_host = if admin.ip().is_unspecified() {
-        host.clone()
-    } else {
-        self::host(admin.ip())
-    };
-    let admin = format!("{admin_host}:{}", admin.port());
-    let check = match config.registration.check {
+    let admin = format!("{}:{}", host_of(admin.ip(), &host), admin.port());
+    let check = match config.registration.check.clone() {
         CheckConfig::Http { interval, timeout } => Check::Http {
             uri: format!("http://{admin}/readyz")
                 .parse()
                 .expect("a host and a port make a URI"),
+            interval,
+            timeout,
+        },
+        CheckConfig::Grpc {
+            service,
+            interval,
+            timeout,
+        } => Check::Grpc {
+            // Where it listens, and not where others are told to find it: that may be behind something else.
+            address: format!("{}:{}", host_of(address.ip(), &host), address.port())
+                .parse()
+                .expect("a host and a port"),
+            service,
+            tls: false,
             interval,
             timeout,
         },
@@ -127,6 +136,14 @@ fn host(ip: IpAddr) -> String {
         IpAddr::V4(ip) => ip.to_string(),
         IpAddr::V6(ip) => format!("[{ip}]"),
     }
+}
+
+/// The host of a listener: `advertised` where it listens at every address.
+fn host_of(ip: IpAddr, advertised: &str) -> String {
+    if ip.is_unspecified() {
+        return advertised.to_owned();
+    }
+    host(ip)
 }
 
 /// The address from which this machine talks to `registry`. Connecting a UDP socket sends nothing.

@@ -542,6 +542,79 @@ mod tests {
     }
 
     #[test]
+    fn an_answer_that_is_older_than_was_asked_for_is_not_taken() {
+        let second = Duration::from_secs(1);
+        let stale = Consistency::Stale {
+            max_stale: 5 * second,
+        };
+        let cached = Consistency::Cached {
+            max_age: second,
+            stale_if_error: 60 * second,
+        };
+        for (consistency, header, value, outdated) in [
+            (stale, LAST_CONTACT, "5000", false),
+            (stale, LAST_CONTACT, "5001", true),
+            // A server that does not say when it last heard of a leader may never have.
+            (stale, LAST_CONTACT, "lately", true),
+            (stale, AGE, "0", true),
+            (cached, AGE, "60", false),
+            (cached, AGE, "61", true),
+            (cached, LAST_CONTACT, "999999", false),
+            (Consistency::Default, AGE, "999999", false),
+            (Consistency::Consistent, LAST_CONTACT, "999999", false),
+        ] {
+            let query = Query {
+                consistency,
+                ..Query::default()
+            };
+            let headers = HeaderMap::from_iter([(header.clone(), HeaderValue::from_static(value))]);
+            let answer = decode(&headers, b"[]", &query).unwrap();
+            assert_eq!(
+                answer.outdated, outdated,
+                "{consistency:?} {header}: {value}"
+            );
+        }
+    }
+
+    #[test]
+    fn who_was_not_checked_yet_is_told_from_who_was_found_unwell() {
+        let check = |status: &str, more: &str| {
+            format!(
+                r#"{{"Node": {{"Node": "n1", "Address": "10.0.0.1"}}, "Service": {{"ID": "a", "Port": 80}},
+                     "Checks": [{{"Status": "{status}"{more}}}]}}"#
+            )
+        };
+        let id: EndpointId = "a@n1".parse().unwrap();
+        for (entry, forgotten, may_be_back) in [
+            (check("critical", r#", "Output": """#), false, true),
+            (
+                check("critical", r#", "Output": "connection refused""#),
+                true,
+                false,
+            ),
+            (
+                check(
+                    "critical",
+                    r#", "Output": "", "CheckID": "_node_maintenance""#,
+                ),
+                true,
+                false,
+            ),
+        ] {
+            let answer = decode(
+                &HeaderMap::new(),
+                format!("[{entry}]").as_bytes(),
+                &Query::default(),
+            );
+            let answer = answer.unwrap();
+            assert!(answer.endpoints.is_empty());
+            assert_eq!(answer.may_be_back(&id, forgotten), may_be_back, "{entry}");
+        }
+        let nobody = decode(&HeaderMap::new(), b"[]", &Query::default()).unwrap();
+        assert!(nobody.may_be_back(&id, true) && !nobody.may_be_back(&id, false));
+    }
+
+    #[test]
     fn no_text_ends_its_literal_or_its_parameter() {
         assert_eq!(literal("v1.2-x"), r#""v1.2-x""#);
         assert_eq!(literal("a\"\\`"), r#""a\U00000022\U0000005c\U00000060""#);

@@ -112,7 +112,8 @@ impl Consul {
 }
 
 impl Discovery for Consul {
-    /// Follows the instances of `service` that the query wants. Spawns one task per service and query, which ends with the last watch.
+    /// Follows the instances of `service` that the query wants. Spawns one task per service and query, which ends with
+    /// the last watch.
     ///
     /// # Panics
     /// Outside a tokio runtime.

@@ -8,9 +8,18 @@
 //! A process that is frozen cannot stop anything. What must never be done twice needs the number of the leadership as
 //! well: whoever is written to refuses a lower one than it has seen.
 
-use std::{convert::Infallible, fmt, pin::pin, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    fmt,
+    panic::{AssertUnwindSafe, resume_unwind},
+    pin::pin,
+    sync::Arc,
+    thread,
+    time::Duration,
+};
 
-use serde::Deserialize;
+use futures_util::FutureExt;
+use serde::{Deserialize, Deserializer, de};
 use tokio::{
     sync::oneshot,
     task::JoinHandle,
@@ -38,7 +47,7 @@ const FAREWELL: Duration = Duration::from_secs(3);
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ElectionConfig {
-    /// The key of the lock, the same for all who stand, such as `kit/users/clean-up`.
+    /// The key of the lock, the same for all who stand, such as `kit/users/clean-up`. Slashes around it do not count.
     pub key: String,
     /// Who stands, for people who look at the value there: a host, an id of an instance.
     pub name: String,
@@ -46,15 +55,33 @@ pub struct ElectionConfig {
     #[serde(default)]
     pub instance: Option<EndpointId>,
     /// How long the session lives without a renewal. From 10 s to a day; default 15 s.
-    #[serde(default = "fifteen_seconds", with = "humantime_serde")]
+    #[serde(
+        default = "fifteen_seconds",
+        deserialize_with = "within::<10, 86_400, _>"
+    )]
     pub ttl: Duration,
     /// How long nobody gets the lock after its session has ended. From 1 s to 1 min; default 15 s.
-    #[serde(default = "fifteen_seconds", with = "humantime_serde")]
+    #[serde(default = "fifteen_seconds", deserialize_with = "within::<1, 60, _>")]
     pub lock_delay: Duration,
 }
 
 fn fifteen_seconds() -> Duration {
     Duration::from_secs(15)
+}
+
+/// A duration of so many seconds at least and at most.
+fn within<'de, const LEAST: u64, const MOST: u64, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Duration, D::Error> {
+    let duration: Duration = humantime_serde::deserialize(deserializer)?;
+    let [least, most] = [LEAST, MOST].map(Duration::from_secs);
+    if (least..=most).contains(&duration) {
+        return Ok(duration);
+    }
+    let [least, most] = [least, most].map(humantime::format_duration);
+    Err(de::Error::custom(format_args!(
+        "must be from {least} to {most}"
+    )))
 }
 
 impl ElectionConfig {
@@ -71,7 +98,18 @@ impl ElectionConfig {
 
     /// How long a leader leads without a renewal.
     fn lease(&self) -> Duration {
-        self.ttl.min(self.lock_delay.max(Duration::from_secs(1)))
+        self.ttl.min(self.lock_delay)
+    }
+
+    /// The same with what Consul takes as it is, so that nobody else counts with another time than the leader.
+    fn normal(self) -> Self {
+        let [second, minute] = [1, 60].map(Duration::from_secs);
+        Self {
+            key: self.key.trim_matches('/').to_owned(),
+            ttl: self.ttl.clamp(10 * second, 24 * 60 * minute),
+            lock_delay: self.lock_delay.clamp(second, minute),
+            ..self
+        }
     }
 }
 
@@ -110,17 +148,19 @@ impl From<BoxError> for Lost {
 }
 
 impl Election {
-    /// An election by the locks of a registry. What happens is told to `observer`.
+    /// An election by the locks of a registry. What happens is told to `observer`. Times beyond the bounds of `config`
+    /// are taken as the bounds.
     pub fn new(locks: Arc<dyn Locks>, config: ElectionConfig, observer: SharedObserver) -> Self {
         Self {
             locks,
-            config,
+            config: config.normal(),
             observer,
         }
     }
 
     /// Stands for election, again and again. While elected, does `job`, which is dropped when the leadership is lost;
-    /// no other process leads before that. A job that ends gives the leadership back, and is not begun again here.
+    /// no other process leads before that. A job that ends gives the leadership back, and is not begun again here; so
+    /// does one that panics.
     ///
     /// # Panics
     /// Outside a tokio runtime.
@@ -153,7 +193,11 @@ impl Election {
                 let farewell = timeout(FAREWELL, self.leave(&session));
                 let _ = farewell.await;
             }
-            let Some(Err(lost)) = ended else { return };
+            let lost = match ended {
+                Some(Err(lost)) => lost,
+                Some(Ok(Err(panic))) => resume_unwind(panic),
+                Some(Ok(Ok(()))) | None => return,
+            };
             let retry_in = BACKOFF.full_jitter(failures, &mut rand::rng());
             failures = failures.saturating_add(1);
             self.observer.observe(Event::ElectionFailed {
@@ -169,8 +213,10 @@ impl Election {
     }
 
     async fn leave(&self, session: &str) -> Result<(), BoxError> {
-        self.locks.release(&self.config.key, session).await?;
-        self.locks.close(session).await
+        let released = self.locks.release(&self.config.key, session).await;
+        // It frees the lock too, though not at once.
+        self.locks.close(session).await?;
+        released
     }
 
     /// One session, from its beginning to its end or to that of the job.
@@ -179,7 +225,7 @@ impl Election {
         session: &mut Option<String>,
         job: impl Fn(Leadership) -> F,
         failures: &mut u32,
-    ) -> Result<(), Lost> {
+    ) -> Result<thread::Result<()>, Lost> {
         let ElectionConfig {
             key,
             name,
@@ -206,12 +252,13 @@ impl Election {
             fencing: lock.modified,
         };
         let _leading = Leading::begin(self, leadership);
+        let job = AssertUnwindSafe(async { job(leadership).await }).catch_unwind();
         // In this order: after a stop of the whole process, whether it still leads is asked before the job goes on.
         tokio::select! {
             biased;
             lost = &mut kept => Err(lost),
             lost = self.deposed(session, &mut pace) => Err(lost),
-            () = job(leadership) => Ok(()),
+            ended = job => Ok(ended),
         }
     }
 
@@ -334,5 +381,39 @@ impl Candidate {
     /// Waits until the job has ended by itself.
     pub async fn ended(&mut self) {
         let _ = (&mut self.task).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_that_no_session_has_are_refused_and_in_code_taken_as_the_nearest() {
+        let config = |ttl: &str, lock_delay: &str| {
+            serde_json::from_value::<ElectionConfig>(serde_json::json!({
+                "key": "/kit/x/", "name": "a", "ttl": ttl, "lock_delay": lock_delay,
+            }))
+            .map_err(|error| error.to_string())
+        };
+        for (ttl, lock_delay, rule) in [
+            ("9s", "15s", "must be from 10s to 1day"),
+            ("2days", "15s", "must be from 10s to 1day"),
+            ("15s", "0s", "must be from 1s to 1m"),
+            ("15s", "61s", "must be from 1s to 1m"),
+        ] {
+            let error = config(ttl, lock_delay).unwrap_err();
+            assert!(error.contains(rule), "{error}");
+        }
+        let config = ElectionConfig {
+            ttl: Duration::from_secs(1),
+            lock_delay: Duration::from_secs(600),
+            ..config("15s", "15s").unwrap()
+        };
+        let normal = config.normal();
+        assert_eq!(normal.key, "kit/x");
+        assert_eq!(normal.ttl, Duration::from_secs(10));
+        assert_eq!(normal.lock_delay, Duration::from_secs(60));
+        assert_eq!(normal.lease(), normal.ttl);
     }
 }

@@ -17,7 +17,7 @@ use crate::{
     name::ServiceName,
 };
 
-/// Follows the value at `key`, and the parts of it at the keys below, and gives each new one to `apply`: JSON or TOML,
+/// Follows the value at `key`, slashes around which do not count, and the parts of it at the keys below, and gives each new one to `apply`: JSON or TOML,
 /// as a merge patch upon `base`, which is what already holds. Calls `apply` from a task of its own, never twice with the
 /// same.
 ///
@@ -40,7 +40,7 @@ where
     let base = serde_json::to_value(base).expect("settings can be written as JSON");
     let document = Document {
         kv,
-        key: key.into(),
+        key: key.into().trim_matches('/').to_owned(),
         current: base.clone(),
         base,
         values: Vec::new(),

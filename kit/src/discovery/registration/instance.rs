@@ -70,7 +70,8 @@ pub enum Check {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Weights {
-    /// While its check passes. Default 1.
+    /// While its check passes. At least 1, which is the default.
+    #[serde(deserialize_with = "positive")]
     pub passing: u16,
     /// While its check warns. Default 1.
     pub warning: u16,
@@ -156,11 +157,24 @@ impl Default for RegistrationConfig {
 }
 
 /// By which check the registry follows the readiness of a server, which `/readyz` says too.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum CheckConfig {
     /// The agent asks `/readyz` of the admin port.
     Http {
+        /// How often. At least 500 ms; default 1 s.
+        #[serde(default = "one_second", deserialize_with = "at_least::<500, _>")]
+        interval: Duration,
+        /// How long it waits for the answer. At least 1 ms; default 2 s.
+        #[serde(default = "two_seconds", deserialize_with = "at_least::<1, _>")]
+        timeout: Duration,
+    },
+    /// The agent asks the server itself, on the port of the service, by gRPC's health protocol
+    /// (`grpc.health.v1.Health/Check`).
+    Grpc {
+        /// The service that it asks about, such as `users.Users`. Default: the server as a whole.
+        #[serde(default)]
+        service: Option<String>,
         /// How often. At least 500 ms; default 1 s.
         #[serde(default = "one_second", deserialize_with = "at_least::<500, _>")]
         interval: Duration,
@@ -210,6 +224,15 @@ fn at_least<'de, const MILLIS: u64, D: Deserializer<'de>>(
     Ok(duration)
 }
 
+/// Agents refuse 0, and for as long as it is there.
+fn positive<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u16, D::Error> {
+    let weight = u16::deserialize(deserializer)?;
+    if weight == 0 {
+        return Err(de::Error::custom("must be at least 1"));
+    }
+    Ok(weight)
+}
+
 fn words<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
     #[derive(Deserialize)]
     #[serde(
@@ -220,10 +243,12 @@ fn words<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::E
         Text(String),
         List(Vec<String>),
     }
-    Ok(match Words::deserialize(deserializer)? {
+    let words = match Words::deserialize(deserializer)? {
         Words::Text(text) => text.split(',').map(|word| word.trim().to_owned()).collect(),
         Words::List(list) => list,
-    })
+    };
+    // What a comma too many makes, or a variable that is set to nothing.
+    Ok(words.into_iter().filter(|word| !word.is_empty()).collect())
 }
 
 fn addresses<'de, D: Deserializer<'de>>(
@@ -263,7 +288,7 @@ mod tests {
         // A number as text is what the environment gives, and its reader makes it one.
         assert!(config.unwrap_err().starts_with("weights.passing"));
         let config = self::config(serde_json::json!({
-            "tags": ["blue", "canary"],
+            "tags": "blue,, canary,",
             "weights": {"passing": 10},
             "addresses": {"wan": "203.0.113.7:80", "lan_ipv6": "[fd00::1]:8800"},
             "check": {"kind": "ttl", "ttl": "15s"},
@@ -275,6 +300,17 @@ mod tests {
         assert_eq!(config.addresses[&AddressTag::LanIpv6], "[fd00::1]:8800");
         let ttl = Duration::from_secs(15);
         assert_eq!(config.check, CheckConfig::Ttl { ttl });
+        let config = self::config(serde_json::json!({
+            "tags": "", "check": {"kind": "grpc", "service": "users.Users", "timeout": "3s"},
+        }));
+        let config = config.unwrap();
+        assert!(config.tags.is_empty());
+        let grpc = CheckConfig::Grpc {
+            service: Some("users.Users".into()),
+            interval: Duration::from_secs(1),
+            timeout: Duration::from_secs(3),
+        };
+        assert_eq!(config.check, grpc);
     }
 
     #[test]
@@ -306,6 +342,16 @@ mod tests {
                 "unknown variant `moon`",
             ),
             ("tags", serde_json::json!(1), "expected texts"),
+            (
+                "weights",
+                serde_json::json!({"passing": 0}),
+                "must be at least 1",
+            ),
+            (
+                "check",
+                serde_json::json!({"kind": "grpc", "interval": "1ms"}),
+                "must be at least 500ms",
+            ),
         ] {
             let error = config(serde_json::json!({ key: value })).unwrap_err();
             assert!(error.starts_with(key) && error.contains(rule), "{error}");

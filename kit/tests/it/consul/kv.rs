@@ -429,3 +429,22 @@ async fn a_job_that_ends_gives_the_leadership_back() {
     assert_eq!(done.load(SeqCst), 1);
     assert_eq!(world.holder().await.0, "");
 }
+
+#[tokio::test]
+async fn a_job_that_panics_gives_the_leadership_back_too() {
+    let world = World::new().await;
+    let config = ElectionConfig::new(LOCK, "a");
+    let mut candidate = Election::new(world.consul.locks(), config, nobody())
+        .stand(async |_| panic!("as a job does that has a bug"));
+    timeout(PATIENCE, candidate.ended()).await.unwrap();
+    assert_eq!(world.holder().await.0, "");
+}
+
+#[tokio::test]
+async fn slashes_around_a_key_do_not_count() {
+    let world = World::new().await;
+    world.say("kit/users/retry/attempts", "4").await;
+    for key in ["/kit/users", "kit/users/", "//kit/users//"] {
+        until_attempts(&mut world.view(key), 4).await;
+    }
+}

@@ -2,6 +2,8 @@
 
 mod access;
 mod answers;
+#[cfg(feature = "dns")]
+mod dns;
 #[cfg(feature = "tls")]
 mod https;
 mod kv;
@@ -489,4 +491,60 @@ async fn calls_go_on_when_an_instance_dies_and_reach_the_one_that_comes() {
         }
     });
     reached.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_set_that_is_too_old_fails_calls_until_the_agent_is_back_and_its_age_can_be_seen() {
+    let config = ConsulConfig {
+        wait: Duration::from_secs(1),
+        max_age: Some(Duration::from_secs(12)),
+        ..ConsulConfig::default()
+    };
+    let mut agent = Agent::start().await;
+    let config = ConsulConfig {
+        address: agent.address().parse().unwrap(),
+        ..config
+    };
+    // A name of its own, for all tests of this process count in one place.
+    let aged: ServiceName = "aged".parse().unwrap();
+    let metrics = kit::metrics::install();
+    let consul = Consul::new(config, kit::metrics::observer()).unwrap();
+    let healthy = Healthy::listen().await;
+    let instance = Instance {
+        service: aged.clone(),
+        ..healthy.instance("aged-1")
+    };
+    let _registered = consul.registration(instance).start();
+    let mut watch = consul.watch(&aged);
+    until(&mut watch, 1).await;
+    let client = Client::new(&consul, aged, ClientConfig::default(), nobody());
+    let call = async || {
+        let request = Request::post("/create").body(Body::full("{}")).unwrap();
+        client.clone().oneshot(request).await
+    };
+    let confirmed = || {
+        let text = metrics.render();
+        let name = r#"kit_endpoints_confirmed_timestamp_seconds{peer_service="aged"} "#;
+        let line = text.lines().find_map(|line| line.strip_prefix(name));
+        line.unwrap().parse::<f64>().unwrap()
+    };
+    assert_eq!(call().await.unwrap().status(), 200);
+    agent.kill().await;
+    let before = confirmed();
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    // Not too old yet, and used.
+    assert_eq!(call().await.unwrap().status(), 200);
+    until(&mut watch, 0).await;
+    let error = call().await.unwrap_err();
+    let rejection = kit::Rejection::find(&*error);
+    assert!(
+        matches!(rejection, Some(kit::Rejection::NoEndpoints { .. })),
+        "{error}"
+    );
+    // Nobody has said anything meanwhile.
+    assert!(confirmed() - before < 5.0);
+    agent.start_again().await;
+    until(&mut watch, 1).await;
+    assert_eq!(call().await.unwrap().status(), 200);
+    assert!(confirmed() - before > 10.0);
 }

@@ -65,6 +65,12 @@ impl Agent {
         format!("http://{}", self.http())
     }
 
+    /// Where it answers questions for names.
+    #[allow(dead_code, reason = "only who asks for names needs it")]
+    pub(crate) fn dns(&self) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, self.ports[2]).into()
+    }
+
     fn http(&self) -> SocketAddr {
         (Ipv4Addr::LOCALHOST, self.ports[0]).into()
     }
