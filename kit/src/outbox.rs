@@ -23,7 +23,13 @@ use tokio::{
     time,
 };
 
-use crate::{Error, error::Chain, rejection::Rejection};
+use crate::{
+    Error,
+    discovery::{Following, Policies},
+    error::Chain,
+    policy::Live,
+    rejection::Rejection,
+};
 
 /// Where messages wait: the service's own database.
 pub trait Outbox: Send + Sync + 'static {
@@ -168,14 +174,36 @@ impl Wake {
 pub struct Worker {
     stop: watch::Sender<bool>,
     task: JoinHandle<()>,
+    config: Live<OutboxConfig>,
 }
 
 impl Worker {
     /// Starts to work on `outbox`, and looks at once when `wake` says so.
     pub fn start<O: Outbox>(outbox: Arc<O>, config: OutboxConfig, wake: Wake) -> Self {
         let (stop, stopped) = watch::channel(false);
-        let task = tokio::spawn(work(outbox, config, wake, stopped));
-        Self { stop, task }
+        let config = Live::new(config);
+        let task = tokio::spawn(work(outbox, config.clone(), wake, stopped));
+        Self { stop, task, config }
+    }
+
+    /// The handle that replaces how it works, from when it looks next: after `poll` at the latest. What is being delivered
+    /// is finished as it was begun.
+    pub fn config(&self) -> &Live<OutboxConfig> {
+        &self.config
+    }
+
+    /// Follows the policy at `outbox` in the registry, see [`discovery::follow`](crate::discovery::follow): an
+    /// [`OutboxConfig`] or a part of one, upon the present one. `None` if none are followed.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    #[must_use = "dropping it ends the following"]
+    pub fn follow(&self, policies: &Policies) -> Option<Following> {
+        let live = self.config.clone();
+        policies.follow("outbox", &**self.config.get(), move |config| {
+            live.set(config);
+            Ok(())
+        })
     }
 
     /// Takes no more messages, finishes those that are being delivered (at most half a lease), and ends.
@@ -194,14 +222,15 @@ impl Drop for Worker {
 
 async fn work<O: Outbox>(
     outbox: Arc<O>,
-    config: OutboxConfig,
+    live: Live<OutboxConfig>,
     wake: Wake,
     mut stopped: watch::Receiver<bool>,
 ) {
     // Owned by this future: dropping it aborts what is being delivered.
     let mut deliveries = JoinSet::new();
     while !*stopped.borrow_and_update() {
-        let free = config.in_flight.get() - deliveries.len();
+        let config = OutboxConfig::clone(&live.get());
+        let free = config.in_flight.get().saturating_sub(deliveries.len());
         if free > 0 {
             match outbox.lease(free, config.lease).await {
                 Ok(batch) => {
@@ -438,5 +467,30 @@ mod tests {
         let busy = Error::unavailable("busy").with_retry_after(Duration::from_secs(70));
         let settlement = OutboxConfig::default().after(1, Undelivered::Again(busy), 0.0);
         assert!(matches!(settlement, Settlement::Postponed { delay, .. } if delay.as_secs() == 70));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_replaced_configuration_holds_from_the_next_look() {
+        let (outbox, mut settled) = memory(Duration::from_secs(3));
+        let config = OutboxConfig {
+            in_flight: NonZeroUsize::new(3).unwrap(),
+            ..OutboxConfig::default()
+        };
+        let worker = Worker::start(Arc::clone(&outbox), config.clone(), Wake::new());
+        (0..4).for_each(|_| outbox.put(0));
+        time::sleep(Duration::from_secs(1)).await;
+        worker.config().set(OutboxConfig {
+            in_flight: NonZeroUsize::MIN,
+            ..config
+        });
+        // Three at once, as when they were begun, and then no more than one.
+        let mut ends = Vec::new();
+        outbox.put(0);
+        for _ in 0..5 {
+            ends.push(settled.recv().await.unwrap().2);
+        }
+        assert_eq!(ends[0], ends[2]);
+        assert!(ends[3] >= ends[2] + Duration::from_secs(3));
+        assert!(ends[4] >= ends[3] + Duration::from_secs(3));
     }
 }

@@ -109,6 +109,7 @@ pub async fn run(
         },
     };
     let worker = Worker::start(Arc::new(round), config.delivery, wake);
+    let _worker_followed = worker.follow(&policies);
 
     let registration = registration(&service, &listeners, &config.server, &source).await?;
     let options = RunOptions {

@@ -92,6 +92,7 @@ pub async fn run(
         },
     };
     let worker = Worker::start(Arc::new(mails), config.outbox, wake);
+    let _worker_followed = worker.follow(&policies);
 
     let registration = registration(&service, &listeners, &config.server, &source).await?;
     let options = RunOptions {

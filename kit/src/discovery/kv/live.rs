@@ -17,9 +17,9 @@ use crate::{
     name::ServiceName,
 };
 
-/// Follows the value at `key`, slashes around which do not count, and the parts of it at the keys below, and gives each new one to `apply`: JSON or TOML,
-/// as a merge patch upon `base`, which is what already holds. Calls `apply` from a task of its own, never twice with the
-/// same.
+/// Follows the value at `key`, slashes around which do not count, and the parts of it at the keys below, and gives each
+/// new one to `apply`: JSON or TOML, as a merge patch upon `base`, which is what already holds. Calls `apply` from a task
+/// of its own, never twice with the same.
 ///
 /// A value that cannot be read, or that `apply` refuses, is told to `observer` and otherwise ignored: the last good one
 /// stays. When nothing stands there any more, `base` is applied again; but for 10 s after a failure of the registry,

@@ -1,17 +1,32 @@
 //! Policies that live in the registry, and locks.
 
-use std::sync::Mutex;
+use std::{
+    any::type_name,
+    fmt,
+    num::{NonZeroU32, NonZeroUsize},
+    sync::Mutex,
+};
 
 use kit::{
     balance::BalanceConfig,
     circuit_breaker::CircuitBreakerConfig,
+    coalesce::{CoalesceConfig, CoalesceLayer},
+    concurrency::{ConcurrencyConfig, ConcurrencyLimiter},
+    deadline::{DeadlineConfig, DeadlineLayer},
     discovery::{
-        Candidate, DiscoveryConfig, Election, ElectionConfig, Fixed, Policies, Source, View,
+        Candidate, DiscoveryConfig, Election, ElectionConfig, Fixed, Policies, Source, View, follow,
     },
-    policy::Ratio,
-    retry::RetryConfig,
+    error::Code,
+    fault::{Fail, FaultConfig, FaultLayer},
+    hedge::{HedgeConfig, HedgeLayer},
+    outbox::OutboxConfig,
+    policy::{Admit, Live, Ratio},
+    rate_limit::{KeyedRate, KeyedRateLimiter, Rate, RateLimiter},
+    retry::{Budget, RetryConfig, RetryLayer},
     server::{Inbound, ServerConfig},
 };
+use serde::{Serialize, de::DeserializeOwned};
+use tokio::time::{Instant, sleep};
 use tower::{Layer, service_fn};
 
 use super::*;
@@ -447,4 +462,125 @@ async fn slashes_around_a_key_do_not_count() {
     for key in ["/kit/users", "kit/users/", "//kit/users//"] {
         until_attempts(&mut world.view(key), 4).await;
     }
+}
+
+/// Whether a policy that is written into the store gets through the handle of what it is about.
+async fn arrives<T>(world: &World, live: &Live<T>, policy: &str, expected: T)
+where
+    T: Serialize + DeserializeOwned + Clone + PartialEq + fmt::Debug + Send + Sync + 'static,
+{
+    let key = format!("kit/{}", type_name::<T>());
+    let handle = live.clone();
+    let apply = move |policy| {
+        handle.set(policy);
+        Ok(())
+    };
+    let kv = world.consul.key_value();
+    let _following = follow(kv, &*key, &**live.get(), apply, world.observer());
+    assert_ne!(**live.get(), expected);
+    world.say(&key, policy).await;
+    let arrived = async {
+        while **live.get() != expected {
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let arrived = timeout(PATIENCE, arrived).await;
+    arrived.unwrap_or_else(|_| panic!("{key}: {:?}", live.get()));
+}
+
+/// Each into the very layer, which has counted something that has to be there afterwards.
+#[tokio::test]
+async fn every_policy_comes_out_of_the_store_and_leaves_what_was_counted() {
+    let world = World::new().await;
+    let one = NonZeroU32::MIN;
+    let hour = Duration::from_secs(3600);
+    let now = Instant::now();
+
+    let rate = Rate {
+        burst: one,
+        interval: hour,
+    };
+    let limiter = RateLimiter::new(rate, now);
+    limiter.take(now).unwrap();
+    let interval = hour / 2;
+    let policy = r#"{"interval": "30m"}"#;
+    arrives(&world, limiter.rate(), policy, Rate { interval, ..rate }).await;
+    assert!(limiter.take(now).is_err(), "the token was taken before");
+
+    let keyed = KeyedRateLimiter::new(KeyedRate::new(rate), now);
+    keyed.take(&"ada", now).unwrap();
+    let expected = KeyedRate {
+        rate: Rate { interval, ..rate },
+        ..KeyedRate::new(rate)
+    };
+    arrives(
+        &world,
+        keyed.config(),
+        r#"{"rate": {"interval": "30m"}}"#,
+        expected,
+    )
+    .await;
+    assert!(keyed.take(&"ada", now).is_err());
+    keyed.take(&"bob", now).unwrap();
+
+    let limit = ConcurrencyConfig::default();
+    let places = ConcurrencyLimiter::new("users", limit, kit::event::nobody());
+    let _place = places.admit(now).unwrap();
+    let expected = ConcurrencyConfig {
+        limit: NonZeroUsize::MIN,
+        ..limit
+    };
+    arrives(&world, places.config(), "limit = 1", expected).await;
+    assert!(places.admit(now).is_err(), "there is one in flight");
+
+    let budget = Budget::default();
+    let retry = RetryLayer::new(RetryConfig::default(), budget, kit::event::nobody());
+    let spent = std::iter::from_fn(|| retry.budget().withdraw(now));
+    let spent = spent.map(|withdrawal| withdrawal.spend()).count();
+    let expected = RetryConfig {
+        attempts: one,
+        ..RetryConfig::default()
+    };
+    arrives(&world, retry.config(), "attempts = 1", expected).await;
+    assert!(spent > 0 && retry.budget().withdraw(now).is_none());
+
+    let hedge = HedgeConfig::default();
+    let layer = HedgeLayer::new(hedge, Budget::default(), kit::event::nobody());
+    let expected = HedgeConfig {
+        min_delay: hour,
+        ..hedge
+    };
+    arrives(&world, layer.config(), r#"min_delay = "1h""#, expected).await;
+    let deadline = DeadlineLayer::inbound(DeadlineConfig::default());
+    let expected = DeadlineConfig { timeout: hour };
+    arrives(&world, deadline.config(), r#"timeout = "1h""#, expected).await;
+    let fault = FaultLayer::new(FaultConfig::default());
+    let fail = Fail {
+        ratio: Ratio::ONE,
+        code: Code::Unavailable,
+    };
+    let expected = FaultConfig {
+        error: Some(fail),
+        ..FaultConfig::default()
+    };
+    let policy = r#"error = { ratio = 1.0, code = "unavailable" }"#;
+    arrives(&world, fault.config(), policy, expected).await;
+    let coalesce = CoalesceLayer::<_, (), _>::new(CoalesceConfig::default(), |(): &()| Some(()));
+    let expected = CoalesceConfig {
+        max_calls: NonZeroUsize::MIN,
+    };
+    arrives(&world, coalesce.config(), "max_calls = 1", expected).await;
+    let balance = Live::new(BalanceConfig::default());
+    let expected = BalanceConfig {
+        penalty: hour,
+        ..BalanceConfig::default()
+    };
+    arrives(&world, &balance, r#"penalty = "1h""#, expected).await;
+    let outbox = Live::new(OutboxConfig::default());
+    let expected = OutboxConfig {
+        poll: hour,
+        ..OutboxConfig::default()
+    };
+    arrives(&world, &outbox, r#"poll = "1h""#, expected).await;
+    // A circuit's failures, by the test above.
 }
