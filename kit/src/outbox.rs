@@ -23,13 +23,7 @@ use tokio::{
     time,
 };
 
-use crate::{
-    Error,
-    discovery::{Following, Policies},
-    error::Chain,
-    policy::Live,
-    rejection::Rejection,
-};
+use crate::{Error, error::Chain, policy::Live, rejection::Rejection};
 
 /// Where messages wait: the service's own database.
 pub trait Outbox: Send + Sync + 'static {
@@ -190,20 +184,6 @@ impl Worker {
     /// is finished as it was begun.
     pub fn config(&self) -> &Live<OutboxConfig> {
         &self.config
-    }
-
-    /// Follows the policy at `outbox` in the registry, see [`discovery::follow`](crate::discovery::follow): an
-    /// [`OutboxConfig`] or a part of one, upon the present one. `None` if none are followed.
-    ///
-    /// # Panics
-    /// Outside a tokio runtime.
-    #[must_use = "dropping it ends the following"]
-    pub fn follow(&self, policies: &Policies) -> Option<Following> {
-        let live = self.config.clone();
-        policies.follow("outbox", &**self.config.get(), move |config| {
-            live.set(config);
-            Ok(())
-        })
     }
 
     /// Takes no more messages, finishes those that are being delivered (at most half a lease), and ends.

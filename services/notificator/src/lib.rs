@@ -109,7 +109,7 @@ pub async fn run(
         },
     };
     let worker = Worker::start(Arc::new(round), config.delivery, wake);
-    let _worker_followed = worker.follow(&policies);
+    let _worker_followed = policies.follow_live("delivery", worker.config());
 
     let registration = registration(&service, &listeners, &config.server, &source).await?;
     let options = RunOptions {

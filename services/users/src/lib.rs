@@ -92,7 +92,7 @@ pub async fn run(
         },
     };
     let worker = Worker::start(Arc::new(mails), config.outbox, wake);
-    let _worker_followed = worker.follow(&policies);
+    let _worker_followed = policies.follow_live("outbox", worker.config());
 
     let registration = registration(&service, &listeners, &config.server, &source).await?;
     let options = RunOptions {

@@ -15,6 +15,7 @@ use crate::{
     discovery::{DiscoveryConfig, Source, pace::Pace},
     event::{Event, SharedObserver},
     name::ServiceName,
+    policy::Live,
 };
 
 /// Follows the value at `key`, slashes around which do not count, and the parts of it at the keys below, and gives each
@@ -145,6 +146,21 @@ impl Policies {
         let kv = Arc::clone(self.kv.as_ref()?);
         let key = format!("{}/{name}", self.root);
         Some(follow(kv, key, base, apply, Arc::clone(&self.observer)))
+    }
+
+    /// The same, through the handle of what the policy is about, upon what holds there now.
+    ///
+    /// # Panics
+    /// As [`follow`].
+    pub fn follow_live<T>(&self, name: &str, live: &Live<T>) -> Option<Following>
+    where
+        T: Serialize + DeserializeOwned + Send + Sync + 'static,
+    {
+        let handle = live.clone();
+        self.follow(name, &**live.get(), move |policy| {
+            handle.set(policy);
+            Ok(())
+        })
     }
 }
 
