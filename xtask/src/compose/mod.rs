@@ -37,7 +37,7 @@ pub(crate) fn run() -> Result<()> {
 
     announce("The tutorial, with containers");
     let mut tutorial = cargo(&["test", "--package", "kit-cli", "--test", "new", "tutorial"]);
-    command::run(tutorial.env("KIT_TEST_DOCKER", "1").envs(images))?;
+    command::run(tutorial.env("TUTORIAL_WITH_DOCKER", "1").envs(images))?;
     println!("\ncompose-test passed");
     Ok(())
 }

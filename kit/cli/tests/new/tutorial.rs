@@ -70,7 +70,7 @@ fn every_command_of_the_tutorial_does_what_it_says() {
 
 /// Whether containers are to be started. `cargo xtask compose-test` says so, and brings the images.
 fn docker() -> bool {
-    env::var_os("KIT_TEST_DOCKER").is_some()
+    env::var_os("TUTORIAL_WITH_DOCKER").is_some()
 }
 
 /// The info strings of the blocks, in words, and their texts.
