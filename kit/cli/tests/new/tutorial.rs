@@ -2,7 +2,7 @@
 //! comes.
 //!
 //! The info string of a block says what it is: `sh` is typed (`background`: it runs until it is interrupted;
-//! `docker`: only where `TUTORIAL_WITH_DOCKER` is set, see [`docker`]), `rust PATH` is saved, `text` is
+//! `docker`: only where Docker is to be tried, see [`docker`]), `rust PATH` is saved, `text` is
 //! what the command before it prints, where `...` stands for anything. Ports are moved out of the way of whatever runs
 //! on this machine; nothing else is changed.
 
@@ -68,7 +68,7 @@ fn every_command_of_the_tutorial_does_what_it_says() {
         .succeeds();
 }
 
-/// Whether containers are to be started; their images have to be there.
+/// Whether containers are to be started. `cargo xtask compose-test` says so, and brings the images.
 fn docker() -> bool {
     env::var_os("TUTORIAL_WITH_DOCKER").is_some()
 }

@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    io,
     sync::{
         Weak,
         atomic::{AtomicBool, AtomicUsize},
@@ -16,14 +15,12 @@ use kit::{
     context::TraceContext,
     endpoint::{Discovery, Endpoint, Watch},
     event::{Event, Observer},
-    log::{Format, Lines},
     name::ServiceName,
 };
-use serde_json::Value;
 use tokio::time::{sleep, timeout};
-use tracing_subscriber::{EnvFilter, layer::SubscriberExt};
 
 use super::*;
+use crate::support::log::Kept;
 
 /// Answers calls, and questions for its health, as it is told; counts both.
 #[derive(Default)]
@@ -172,33 +169,9 @@ fn a_path_that_is_none_is_named() {
     }
 }
 
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
 #[tokio::test]
 async fn a_transition_is_logged_in_the_trace_of_the_call_that_caused_it() {
-    let log = Log::default();
-    let kept = log.clone();
-    let lines = Lines {
-        format: Format::Json,
-        colour: false,
-        writer: move || kept.clone(),
-    };
-    let subscriber = tracing_subscriber::registry()
-        .with(EnvFilter::new("info"))
-        .with(lines);
-    let _guard = tracing::subscriber::set_default(subscriber);
+    let (kept, _guard) = Kept::begin("info");
     let ill = Arc::new(Instance::default());
     ill.calls_fail.store(true, SeqCst);
     let peer = ill.serve().await;
@@ -207,14 +180,12 @@ async fn a_transition_is_logged_in_the_trace_of_the_call_that_caused_it() {
     let mut request = get();
     Context::of_mut(request.extensions_mut()).trace = Some(trace);
     client.clone().oneshot(request).await.unwrap();
-    let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
-    let lines = log
-        .lines()
-        .map(|line| -> Value { serde_json::from_str(line).unwrap() });
+    let lines = kept.lines();
     let told: Vec<_> = lines
+        .iter()
         .filter(|line| line["trace_id"] == trace.trace_id().to_string())
         .filter(|line| line["level"] == "WARN")
         .map(|line| line["message"].as_str().unwrap().to_owned())
         .collect();
-    assert_eq!(told, ["circuit opened", "endpoint ejected"], "{log}");
+    assert_eq!(told, ["circuit opened", "endpoint ejected"], "{lines:#?}");
 }

@@ -1,78 +1,14 @@
 //! What a server tells about its requests.
 
-use std::{
-    io,
-    sync::{Arc, Mutex},
-};
+use std::io;
 
 use http::Request;
-use kit::{
-    event::Event,
-    log::{Format, Lines},
-};
-use serde_json::Value;
-use tracing_subscriber::{EnvFilter, fmt::MakeWriter, layer::SubscriberExt};
+use kit::event::Event;
 
 use super::*;
+use crate::support::log::Kept;
 
 const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
-
-/// Log lines, kept.
-#[derive(Clone, Debug, Default)]
-struct Kept(Arc<Mutex<Vec<u8>>>);
-
-impl io::Write for Kept {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl<'a> MakeWriter<'a> for Kept {
-    type Writer = Self;
-
-    fn make_writer(&'a self) -> Self {
-        self.clone()
-    }
-}
-
-impl Kept {
-    /// Keeps what this thread, and with it the test's runtime, logs as JSON.
-    fn begin(filter: &str) -> (Self, tracing::subscriber::DefaultGuard) {
-        let kept = Self::default();
-        let lines = Lines {
-            format: Format::Json,
-            colour: false,
-            writer: kept.clone(),
-        };
-        let subscriber = tracing_subscriber::registry()
-            .with(EnvFilter::new(filter))
-            .with(lines);
-        (kept, tracing::subscriber::set_default(subscriber))
-    }
-
-    fn text(&self) -> String {
-        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
-    }
-
-    fn lines(&self) -> Vec<Value> {
-        let text = self.text();
-        text.lines()
-            .map(|line| serde_json::from_str(line).unwrap())
-            .collect()
-    }
-
-    /// The lines of the access log.
-    fn access(&self) -> Vec<Value> {
-        let mut lines = self.lines();
-        lines.retain(|line| line["target"] == "kit::access");
-        lines
-    }
-}
 
 #[tokio::test]
 async fn each_request_has_one_line_in_the_access_log_with_its_trace_id() {
