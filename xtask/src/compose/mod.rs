@@ -10,7 +10,7 @@ use std::process::Command;
 use anyhow::{Result, ensure};
 
 use self::stack::Stack;
-use crate::command::{announce, output};
+use crate::command::{self, announce, cargo, output};
 
 /// Runs the whole of it. Whatever happens, nothing but images is left in the engine.
 pub(crate) fn run() -> Result<()> {
@@ -19,7 +19,7 @@ pub(crate) fn run() -> Result<()> {
         "no Docker engine answers"
     );
     let images = images::variables()?;
-    let stack = Stack::new(images)?;
+    let stack = Stack::new(images.clone())?;
 
     let taken_down_at_the_end = stack.take_down_at_the_end()?;
     announce("Building the services");
@@ -35,6 +35,9 @@ pub(crate) fn run() -> Result<()> {
     drop(taken_down_at_the_end);
     result?;
 
+    announce("The tutorial, with containers");
+    let mut tutorial = cargo(&["test", "--package", "kit-cli", "--test", "new", "tutorial"]);
+    command::run(tutorial.env("TUTORIAL_WITH_DOCKER", "1").envs(images))?;
     println!("\ncompose-test passed");
     Ok(())
 }

@@ -3,7 +3,10 @@
 use std::{env, net::TcpListener, process::Command, thread};
 
 use anyhow::{Context, Result, bail};
-use nix::sys::signal::{SigSet, Signal};
+use signal_hook::{
+    consts::{SIGINT, SIGTERM},
+    iterator::Signals,
+};
 
 use super::docker;
 use crate::command::{self, announce, output, root};
@@ -83,17 +86,14 @@ impl Stack {
     /// run may have left behind is removed at once.
     pub(super) fn take_down_at_the_end(&self) -> Result<Down> {
         self.down()?;
-        let mut signals = SigSet::empty();
-        signals.add(Signal::SIGINT);
-        signals.add(Signal::SIGTERM);
-        // Programs started from here do not inherit the blocking: Command resets it.
-        signals.thread_block()?;
+        // Handled and not blocked: what this program starts would inherit the blocking, and never hear a signal.
+        let mut signals = Signals::new([SIGINT, SIGTERM])?;
         let stack = self.clone();
         thread::spawn(move || {
-            if let Ok(signal) = signals.wait() {
-                announce(&format!("{signal}: taking it down"));
+            for signal in &mut signals {
+                announce(&format!("signal {signal}: taking it down"));
                 let _ = stack.down();
-                std::process::exit(130);
+                std::process::exit(128 + signal);
             }
         });
         Ok(Down(self.clone()))
