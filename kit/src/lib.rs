@@ -49,6 +49,7 @@ pub mod server;
 pub mod service;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
+pub mod testing;
 
 pub use body::Body;
 pub use context::Context;

@@ -41,7 +41,7 @@ const ROOMS: &[&str] = &[
     "trace",
 ];
 /// Put the others together, and may speak of all.
-const ASSEMBLY: &[&str] = &["client", "config", "server", "service", "sqlite"];
+const ASSEMBLY: &[&str] = &["client", "config", "server", "service", "sqlite", "testing"];
 
 /// All Rust files below a folder of the workspace, what was built left out.
 pub(crate) fn rust_files(dir: &str) -> Vec<PathBuf> {

@@ -1,21 +1,17 @@
 //! __name__ under chaos: one of three instances is killed, then one stands still, while calls go on. Who calls does
 //! not notice.
 
-use std::{
-    net::TcpListener,
-    path::Path,
-    process::{Child, Command, Stdio},
-    time::Duration,
-};
+use std::{path::Path, process::Command, time::Duration};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use kit::{
     Code, Context, Error,
     client::{Client, ClientConfig},
     discovery::Fixed,
     metrics,
+    testing::Process,
 };
-use tokio::{net::TcpStream, task::JoinSet, time::sleep};
+use tokio::{task::JoinSet, time::sleep};
 use __module__::api::{__Trait__, __Trait__Client};
 
 /// One call each, all in all for three seconds; the harm is done after the first third, and undone after the second.
@@ -39,29 +35,30 @@ fn is_answered(result: &Result<(), Error>) -> bool {
     result.as_ref().err().is_none_or(by_the_service)
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn callers_do_not_notice_that_an_instance_is_killed() -> Result<()> {
-    under_load(Instance::kill, Instance::start).await
+    under_load("killed", Process::kill, Process::start_again).await
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn callers_do_not_notice_that_an_instance_stands_still() -> Result<()> {
-    under_load(|one| one.signal("STOP"), |one| one.signal("CONT")).await
+    under_load("stopped", |one| one.signal("STOP"), |one| one.signal("CONT")).await
 }
 
 /// Calls three instances, does `harm` to one of them, undoes it, and counts what became of the calls.
 async fn under_load(
-    harm: fn(&mut Instance) -> Result<()>,
-    undo: fn(&mut Instance) -> Result<()>,
+    name: &str,
+    harm: fn(&mut Process),
+    undo: fn(&mut Process),
 ) -> Result<()> {
-    let mut instances = Vec::new();
-    for _ in 0..3 {
-        let mut instance = Instance::new()?;
-        instance.start()?;
-        instance.listens().await?;
-        instances.push(instance);
-    }
-    let addresses: Result<_, _> = instances.iter().map(|one| one.address.parse()).collect();
+    let mut instances = [1, 2, 3].map(|number| {
+        let data = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{number}"));
+        let mut command = Command::new(env!("CARGO_BIN_EXE___name__"));
+        command.env("KIT_DATA", data);
+        Process::start(command)
+    });
+    let addresses: Result<_, _> =
+        instances.iter().map(|one| one.address().to_string().parse()).collect();
     let fixed = Fixed::new([("__name__".parse()?, addresses?)]);
     let client = Client::new(&fixed, "__name__".parse()?, ClientConfig::default(), metrics::observer());
     let client = __Trait__Client::__fast__(client);
@@ -69,10 +66,10 @@ async fn under_load(
     let mut calls = JoinSet::new();
     for number in 0..CALLS {
         if number == CALLS / 3 {
-            harm(&mut instances[0])?;
+            harm(&mut instances[0]);
         }
         if number == CALLS * 2 / 3 {
-            undo(&mut instances[0])?;
+            undo(&mut instances[0]);
         }
         let client = client.clone();
         calls.spawn(async move { call(&client, number).await });
@@ -82,67 +79,4 @@ async fn under_load(
     let failed: Vec<_> = results.iter().filter(|result| !is_answered(result)).collect();
     ensure!(failed.is_empty(), "{} of {CALLS} calls failed: {:?}", failed.len(), failed[0]);
     Ok(())
-}
-
-/// A process of the service, which ends with the test.
-struct Instance {
-    address: String,
-    admin: String,
-    process: Option<Child>,
-}
-
-impl Instance {
-    fn new() -> Result<Self> {
-        // Both held at once, so that they differ.
-        let ports = [TcpListener::bind("127.0.0.1:0")?, TcpListener::bind("127.0.0.1:0")?];
-        Ok(Self {
-            address: ports[0].local_addr()?.to_string(),
-            admin: ports[1].local_addr()?.to_string(),
-            process: None,
-        })
-    }
-
-    fn start(&mut self) -> Result<()> {
-        let data = Path::new(env!("CARGO_TARGET_TMPDIR")).join(self.address.replace(':', "-"));
-        let process = Command::new(env!("CARGO_BIN_EXE___name__"))
-            .env("KIT_SERVER__LISTEN", &self.address)
-            .env("KIT_SERVER__ADMIN", &self.admin)
-            .env("KIT_DATA", data)
-            .env("KIT_LOG__FILTER", "error")
-            .stdin(Stdio::null())
-            .spawn()?;
-        self.process = Some(process);
-        Ok(())
-    }
-
-    async fn listens(&self) -> Result<()> {
-        let begun = std::time::Instant::now();
-        while TcpStream::connect(&self.address).await.is_err() {
-            ensure!(begun.elapsed() < Duration::from_secs(30), "{} does not come up", self.address);
-            sleep(Duration::from_millis(20)).await;
-        }
-        Ok(())
-    }
-
-    /// Ends it at once: it can finish nothing and tell nobody.
-    fn kill(&mut self) -> Result<()> {
-        if let Some(mut process) = self.process.take() {
-            process.kill()?;
-            process.wait()?;
-        }
-        Ok(())
-    }
-
-    fn signal(&mut self, name: &str) -> Result<()> {
-        let process = self.process.as_ref().context("it does not run")?;
-        let kill = format!("kill -{name} {}", process.id());
-        ensure!(Command::new("sh").args(["-c", &kill]).status()?.success(), "{kill} failed");
-        Ok(())
-    }
-}
-
-impl Drop for Instance {
-    fn drop(&mut self) {
-        let _ = self.kill();
-    }
 }

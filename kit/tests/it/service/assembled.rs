@@ -5,15 +5,7 @@ use std::{
     time::Duration,
 };
 
-use kit::{
-    Code, Context, Error,
-    client::{Client, ClientConfig},
-    context::TraceContext,
-    discovery::Fixed,
-    event,
-    server::{Inbound, Listeners, RunOptions, ServerConfig, run},
-};
-use tower::Layer;
+use kit::{Code, Context, Error, context::TraceContext, testing::Instance};
 
 use super::{Book, Found, Library, LibraryClient, LibraryServer, book};
 
@@ -53,24 +45,9 @@ impl Library for Shaky {
 
 #[tokio::test]
 async fn what_the_trait_says_of_a_method_decides_what_the_stacks_do() {
-    let mut config = ServerConfig::on_port(0);
-    config.drain.watchers = Duration::ZERO;
-    let name = || "library".parse().unwrap();
-    let listeners = Listeners::bind(&config).unwrap();
-    let address = listeners.address().to_string().parse().unwrap();
     let shaky = Shaky::default();
-    let app = Inbound::from_config(&config, &name()).layer(LibraryServer::new(shaky.clone()));
-    let options = RunOptions {
-        service: name(),
-        version: env!("CARGO_PKG_VERSION"),
-        config,
-        registration: None,
-        readiness: Vec::new(),
-    };
-    let server = tokio::spawn(run(listeners, app, options, std::future::pending()));
-
-    let fixed = Fixed::new([(name(), vec![address])]);
-    let stack = Client::new(&fixed, name(), ClientConfig::default(), event::nobody());
+    let running = Instance::serve("library", LibraryServer::new(shaky.clone()));
+    let stack = running.client();
     for client in [
         LibraryClient::json(stack.clone()),
         LibraryClient::grpc(stack),
@@ -113,5 +90,4 @@ async fn what_the_trait_says_of_a_method_decides_what_the_stacks_do() {
             ["order-7"; 2]
         );
     }
-    server.abort();
 }

@@ -14,11 +14,11 @@ use http::{Request, Response};
 use http_body_util::BodyExt;
 use kit::{
     Body, Code, Context, Error, Stream,
-    client::{Client, ClientConfig},
+    client::ClientConfig,
     context::Deadline,
-    discovery::Fixed,
     event,
-    server::{Inbound, Listeners, RunOptions, ServerConfig, run},
+    server::{Inbound, ServerConfig},
+    testing::Instance,
 };
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, advance, sleep};
@@ -463,23 +463,9 @@ async fn an_answer_that_breaks_off_is_told_as_what_it_is() {
 
 #[tokio::test]
 async fn through_both_stacks_a_stream_is_made_again_only_until_it_begins_and_dropping_it_ends_it() {
-    let mut config = ServerConfig::on_port(0);
-    config.drain.watchers = Duration::ZERO;
-    let name = || "counter".parse().unwrap();
-    let listeners = Listeners::bind(&config).unwrap();
-    let address = listeners.address().to_string().parse().unwrap();
     let numbers = Numbers::default();
-    let app = Inbound::from_config(&config, &name()).layer(CounterServer::new(numbers.clone()));
-    let options = RunOptions {
-        service: name(),
-        version: env!("CARGO_PKG_VERSION"),
-        config,
-        registration: None,
-        readiness: Vec::new(),
-    };
-    let server = tokio::spawn(run(listeners, app, options, std::future::pending()));
-    let fixed = Fixed::new([(name(), vec![address])]);
-    let stack = Client::new(&fixed, name(), ClientConfig::default(), event::nobody());
+    let running = Instance::serve("counter", CounterServer::new(numbers.clone()));
+    let stack = running.client();
     for client in [
         CounterClient::json(stack.clone()),
         CounterClient::grpc(stack),
@@ -511,7 +497,6 @@ async fn through_both_stacks_a_stream_is_made_again_only_until_it_begins_and_dro
         }
         calls();
     }
-    server.abort();
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,23 +1,14 @@
 //! What a caller may get wrong is told to the caller, and is nobody else's fault.
 
 use bugs::api::{Bugs, BugsClient, Status};
-use kit::{
-    Code, Context,
-    error::{Problem, Violation},
-};
+use kit::{Code, Context, error::Violation, testing::Answer};
 
-use crate::support::{Answer, Tracker, client, grpc, post};
+use crate::support::Tracker;
 
-/// What a problem document says: its field and its rule.
+/// What a problem says of a field: its name and its rule.
 fn violation(answer: &Answer) -> (String, String) {
-    assert_eq!(answer.headers["content-type"], "application/problem+json");
-    let problem: Problem = serde_json::from_str(&answer.body).unwrap();
-    assert_eq!(problem.status, answer.status.as_u16());
-    let Violation { field, rule } = problem.errors.into_iter().next().unwrap_or(Violation {
-        field: String::new(),
-        rule: String::new(),
-    });
-    (field, rule)
+    let violation = answer.problem().errors.into_iter().next();
+    violation.map_or_else(Default::default, |Violation { field, rule }| (field, rule))
 }
 
 #[tokio::test]
@@ -40,7 +31,7 @@ async fn a_bug_that_is_wrong_is_told_by_field_and_rule() {
         (report("Crash", &ada, r#", "assignee": 7"#), "assignee"),
         (report("Crash", &ada, r#", "severity": "high""#), "severity"),
     ] {
-        let answer = post(tracker.bugs.address, "/create", &body).await;
+        let answer = tracker.bugs.post("/create", &body).await;
         assert_eq!(answer.status, 400, "{body} {answer:?}");
         let (named, rule) = violation(&answer);
         assert_eq!(named, field, "{body} {answer:?}");
@@ -56,7 +47,7 @@ async fn a_bug_that_is_wrong_is_told_by_field_and_rule() {
             "text",
         ),
     ] {
-        let answer = post(tracker.bugs.address, path, body).await;
+        let answer = tracker.bugs.post(path, body).await;
         assert_eq!(answer.status, 400, "{body} {answer:?}");
         assert_eq!(violation(&answer).0, field, "{body} {answer:?}");
     }
@@ -66,7 +57,7 @@ async fn a_bug_that_is_wrong_is_told_by_field_and_rule() {
         ("/get", r#"{"id": "x"}"#, 404),
         ("/forget", "{}", 404),
     ] {
-        let answer = post(tracker.bugs.address, path, body).await;
+        let answer = tracker.bugs.post(path, body).await;
         assert_eq!(answer.status, status, "{answer:?}");
         violation(&answer);
     }
@@ -85,7 +76,7 @@ async fn grpc_gets_its_codes() {
         ("/bugs.Bugs/Get", &[], &[0x0a, 1, b'x'], "5"),
         ("/bugs.Bugs/Forget", &[], &[], "12"),
     ] {
-        let answer = grpc(tracker.bugs.address, path, headers, message).await;
+        let answer = tracker.bugs.grpc(path, headers, message).await;
         assert_eq!(
             answer.headers["grpc-status"], code,
             "{path} {message:?} {answer:?}"
@@ -97,10 +88,9 @@ async fn grpc_gets_its_codes() {
 async fn a_change_of_status_that_is_not_allowed_says_which_are() {
     let tracker = Tracker::start();
     let ada = tracker.user("ada").await;
-    let address = tracker.bugs.address;
     for client in [
-        BugsClient::json(client(address)),
-        BugsClient::grpc(client(address)),
+        BugsClient::json(tracker.bugs.client()),
+        BugsClient::grpc(tracker.bugs.client()),
     ] {
         let bug = client.create(Context::new(), "Crash".into(), "".into(), ada.clone(), None);
         let id = bug.await.unwrap().id;

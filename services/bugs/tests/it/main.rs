@@ -8,8 +8,8 @@ mod bad_input;
 mod support;
 
 use bugs::api::{Bugs, BugsClient, Status, UserId};
-use kit::{Code, Context};
-use support::{Tracker, client, start_bugs, start_notificator, start_users};
+use kit::{Code, Context, testing::Instance};
+use support::{Tracker, start_bugs, start_notificator, start_users};
 
 fn mail(to: &str, subject: &str) -> (String, String) {
     (to.to_owned(), subject.to_owned())
@@ -20,7 +20,7 @@ async fn users_are_welcomed_and_hear_of_their_bugs() {
     let tracker = Tracker::start();
     let ada = tracker.user("ada@example.com").await;
     let bob = tracker.user("bob").await;
-    let bugs = BugsClient::grpc(client(tracker.bugs.address));
+    let bugs = BugsClient::grpc(tracker.bugs.client());
     let ctx = Context::new;
     let bug = bugs
         .create(
@@ -51,7 +51,7 @@ async fn users_are_welcomed_and_hear_of_their_bugs() {
     );
 
     // The rest of a bug's life, over the other wire.
-    let bugs = BugsClient::json(client(tracker.bugs.address));
+    let bugs = BugsClient::json(tracker.bugs.client());
     let said = bugs
         .comment(ctx(), bug.id.clone(), bob.clone(), "I see.".into())
         .await
@@ -86,26 +86,26 @@ async fn users_are_welcomed_and_hear_of_their_bugs() {
 async fn without_users_a_bug_is_unavailable_and_comes_back_with_them() {
     let folder = tempfile::tempdir().unwrap();
     let notificator = start_notificator(folder.path());
-    let users = start_users(folder.path(), notificator.address);
+    let users = start_users(folder.path(), notificator.address());
     let nowhere = {
-        let gone = start_users(folder.path(), notificator.address);
-        gone.address
+        let gone = start_users(folder.path(), notificator.address());
+        gone.address()
     };
-    let bugs = start_bugs(folder.path(), nowhere, notificator.address);
-    let report = |address, reporter: &str| {
-        let bugs = BugsClient::json(client(address));
+    let bugs = start_bugs(folder.path(), nowhere, notificator.address());
+    let report = |bugs: &Instance, reporter: &str| {
+        let bugs = BugsClient::json(bugs.client());
         let reporter = UserId(reporter.to_owned());
         async move {
             bugs.create(Context::new(), "Crash".into(), "".into(), reporter, None)
                 .await
         }
     };
-    let error = report(bugs.address, "ada").await.unwrap_err();
+    let error = report(&bugs, "ada").await.unwrap_err();
     assert_eq!(error.code(), Code::Unavailable);
     assert_eq!(error.message(), "users could not be asked");
 
-    let bugs = start_bugs(folder.path(), users.address, notificator.address);
-    let error = report(bugs.address, "ada").await.unwrap_err();
+    let bugs = start_bugs(folder.path(), users.address(), notificator.address());
+    let error = report(&bugs, "ada").await.unwrap_err();
     assert_eq!(error.code(), Code::InvalidArgument);
     assert_eq!(error.violations()[0].field, "reporter");
 }
@@ -115,10 +115,14 @@ async fn the_same_key_makes_one_bug_whichever_replica_is_asked() {
     let tracker = Tracker::start();
     let ada = tracker.user("ada").await;
     let folder = tracker.folder.path();
-    let other = start_bugs(folder, tracker.users.address, tracker.notificator.address);
+    let other = start_bugs(
+        folder,
+        tracker.users.address(),
+        tracker.notificator.address(),
+    );
     let ctx = || Context::new().with_idempotency_key("once".parse().unwrap());
-    let one = BugsClient::json(client(tracker.bugs.address));
-    let other = BugsClient::grpc(client(other.address));
+    let one = BugsClient::json(tracker.bugs.client());
+    let other = BugsClient::grpc(other.client());
     let (first, second) = tokio::join!(
         one.create(
             ctx(),

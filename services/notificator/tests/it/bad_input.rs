@@ -1,25 +1,19 @@
 //! What a caller may get wrong is told to the caller, and is nobody else's fault.
 
-use kit::error::{Problem, Violation};
+use kit::{error::Violation, testing::Answer};
 
-use crate::support::{Answer, Instance, files, folder};
+use crate::support::{files, folder, start};
 
-/// What a problem document says: its field and its rule.
+/// What a problem says of a field: its name and its rule.
 fn violation(answer: &Answer) -> (String, String) {
-    assert_eq!(answer.headers["content-type"], "application/problem+json");
-    let problem: Problem = serde_json::from_str(&answer.body).unwrap();
-    assert_eq!(problem.status, answer.status.as_u16());
-    let Violation { field, rule } = problem.errors.into_iter().next().unwrap_or(Violation {
-        field: String::new(),
-        rule: String::new(),
-    });
-    (field, rule)
+    let violation = answer.problem().errors.into_iter().next();
+    violation.map_or_else(Default::default, |Violation { field, rule }| (field, rule))
 }
 
 #[tokio::test]
 async fn a_mail_that_is_wrong_is_told_by_field_and_rule() {
     let folder = folder();
-    let notificator = Instance::start(folder.path()).await;
+    let notificator = start(folder.path());
     let subject = "a".repeat(256);
     let body = "a".repeat(256 * 1024 + 1);
     for (mail, field) in [
@@ -68,7 +62,7 @@ async fn a_mail_that_is_wrong_is_told_by_field_and_rule() {
 #[tokio::test]
 async fn a_request_that_is_none_gets_its_status_and_a_problem() {
     let folder = folder();
-    let notificator = Instance::start(folder.path()).await;
+    let notificator = start(folder.path());
     let large = format!(
         r#"{{"to": "a", "subject": "b", "body": "{}"}}"#,
         "a".repeat(2 << 20)
@@ -83,7 +77,7 @@ async fn a_request_that_is_none_gets_its_status_and_a_problem() {
 #[tokio::test]
 async fn grpc_gets_its_codes() {
     let folder = folder();
-    let notificator = Instance::start(folder.path()).await;
+    let notificator = start(folder.path());
     // The fields 1 to 3 of `SendEmailRequest`, each a text of one letter.
     let mail = |to: u8| [0x0a, 1, to, 0x12, 1, b's', 0x1a, 1, b'b'];
     let gzip: &[_] = &[("grpc-encoding", "gzip")];

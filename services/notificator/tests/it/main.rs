@@ -11,12 +11,12 @@ mod support;
 
 use kit::{Code, Context};
 use notificator::api::{MailId, Notificator, NotificatorClient, State};
-use support::{Instance, files, folder, settled};
+use support::{files, folder, settled, start};
 
 #[tokio::test]
 async fn a_mail_becomes_a_file_and_its_status_tells_on_both_wires() {
     let folder = folder();
-    let instance = Instance::start(folder.path()).await;
+    let instance = start(folder.path());
     let clients = [
         NotificatorClient::json(instance.client()),
         NotificatorClient::grpc(instance.client()),
@@ -48,10 +48,7 @@ async fn a_mail_becomes_a_file_and_its_status_tells_on_both_wires() {
 #[tokio::test]
 async fn the_same_key_sends_one_mail_whichever_replica_is_asked_on_whichever_wire() {
     let folder = folder();
-    let (one, other) = tokio::join!(
-        Instance::start(folder.path()),
-        Instance::start(folder.path())
-    );
+    let (one, other) = (start(folder.path()), start(folder.path()));
     let to_one = NotificatorClient::json(one.client());
     let to_other = NotificatorClient::grpc(other.client());
     let ctx = || Context::new().with_idempotency_key("users/1".parse().unwrap());
@@ -72,7 +69,7 @@ async fn the_same_key_sends_one_mail_whichever_replica_is_asked_on_whichever_wir
 #[tokio::test]
 async fn without_a_key_each_call_is_a_mail() {
     let folder = folder();
-    let instance = Instance::start(folder.path()).await;
+    let instance = start(folder.path());
     let client = NotificatorClient::grpc(instance.client());
     for _ in 0..2 {
         let mail = client.send_email(Context::new(), "test".into(), "Hello".into(), "".into());
@@ -84,7 +81,9 @@ async fn without_a_key_each_call_is_a_mail() {
 #[tokio::test]
 async fn a_folder_that_cannot_be_written_delays_a_mail_and_the_status_says_why() {
     let folder = folder();
-    let instance = Instance::start(folder.path()).await;
+    let instance = start(folder.path());
+    // It answers once it has made the folder.
+    instance.admin("/readyz").await;
     let mails = folder.path().join("mails");
     std::fs::remove_dir(&mails).unwrap();
     let client = NotificatorClient::grpc(instance.client());

@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, net::SocketAddr, num::NonZeroU32, path::Path, time::Duration};
 
-use kit::Context;
+use kit::{Context, testing::Instance};
 use notificator::{
     SmtpConfig, Tls,
     api::{Accepted, Notificator, NotificatorClient, State},
@@ -14,7 +14,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-use crate::support::{Instance, folder, settled, status_with};
+use crate::support::{self, folder, settled, status_with};
 
 /// What came in one exchange.
 #[derive(Debug, Default)]
@@ -120,12 +120,12 @@ async fn exchange(
     }
 }
 
-async fn start(folder: &Path, server: SocketAddr) -> Instance {
-    start_with(folder, server, Tls::None).await
+fn start(folder: &Path, server: SocketAddr) -> Instance {
+    start_with(folder, server, Tls::None)
 }
 
-async fn start_with(folder: &Path, server: SocketAddr, tls: Tls) -> Instance {
-    Instance::start_with(folder, |config| {
+fn start_with(folder: &Path, server: SocketAddr, tls: Tls) -> Instance {
+    support::start_with(folder, |config| {
         config.smtp = Some(SmtpConfig {
             host: server.ip().to_string(),
             port: Some(server.port()),
@@ -138,7 +138,6 @@ async fn start_with(folder: &Path, server: SocketAddr, tls: Tls) -> Instance {
         config.delivery.backoff = Duration::from_millis(100);
         config.delivery.poll = Duration::from_millis(50);
     })
-    .await
 }
 
 async fn send(instance: &Instance, to: &str, body: &str) -> Accepted {
@@ -157,7 +156,7 @@ async fn send(instance: &Instance, to: &str, body: &str) -> Accepted {
 async fn a_mail_goes_to_a_mail_server_and_a_bare_mailbox_to_the_local_domain() {
     let mut server = MailServer::start(&[]).await;
     let folder = folder();
-    let instance = start(folder.path(), server.address).await;
+    let instance = start(folder.path(), server.address);
     let Accepted { id } = send(&instance, "test", "Hello\n.\nBcc: nobody\n").await;
     let mail = server.mails.recv().await.unwrap();
     assert_eq!(mail.hello, "localhost");
@@ -184,7 +183,7 @@ async fn a_mail_goes_to_a_mail_server_and_a_bare_mailbox_to_the_local_domain() {
 async fn a_mail_that_the_server_puts_off_is_sent_later() {
     let mut server = MailServer::start(&["451 4.3.0 Try again later"]).await;
     let folder = folder();
-    let instance = start(folder.path(), server.address).await;
+    let instance = start(folder.path(), server.address);
     let Accepted { id } = send(&instance, "ada@example.com", "").await;
     let mail = server.mails.recv().await.unwrap();
     assert_eq!(mail.to, ["TO:<ada@example.com>"]);
@@ -196,7 +195,7 @@ async fn a_mail_that_the_server_puts_off_is_sent_later() {
 async fn a_mail_that_the_server_refuses_has_failed_and_the_status_says_why() {
     let server = MailServer::start(&["550 5.1.1 No such user"]).await;
     let folder = folder();
-    let instance = start(folder.path(), server.address).await;
+    let instance = start(folder.path(), server.address);
     let Accepted { id } = send(&instance, "nobody@example.com", "").await;
     let status = settled(&instance, &id).await;
     assert_eq!(status.status, State::Failed);
@@ -210,7 +209,7 @@ async fn a_mail_waits_for_a_server_that_is_down_until_its_attempts_are_used_up()
     let nobody = listener.local_addr().unwrap();
     drop(listener);
     let folder = folder();
-    let instance = start(folder.path(), nobody).await;
+    let instance = start(folder.path(), nobody);
     let Accepted { id } = send(&instance, "test", "").await;
     let waiting = status_with(&instance, &id, |status| status.reason.is_some()).await;
     let reason = Some("the mail server could not be reached".to_owned());
@@ -223,7 +222,7 @@ async fn a_mail_waits_for_a_server_that_is_down_until_its_attempts_are_used_up()
 async fn a_server_without_the_encryption_that_is_configured_gets_no_mail() {
     let mut server = MailServer::start(&[]).await;
     let folder = folder();
-    let instance = start_with(folder.path(), server.address, Tls::StartTls).await;
+    let instance = start_with(folder.path(), server.address, Tls::StartTls);
     let Accepted { id } = send(&instance, "test", "").await;
     let status = settled(&instance, &id).await;
     assert_eq!(status.status, State::Failed);

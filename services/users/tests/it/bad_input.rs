@@ -1,28 +1,19 @@
 //! What a caller may get wrong is told to the caller, and is nobody else's fault.
 
-use kit::{
-    Body,
-    error::{Problem, Violation},
-};
+use kit::{Body, error::Violation, testing::Answer};
 
-use crate::support::{Answer, Instance, folder, send};
+use crate::support::{folder, start};
 
-/// What a problem document says: its field and its rule.
+/// What a problem says of a field: its name and its rule.
 fn violation(answer: &Answer) -> (String, String) {
-    assert_eq!(answer.headers["content-type"], "application/problem+json");
-    let problem: Problem = serde_json::from_str(&answer.body).unwrap();
-    assert_eq!(problem.status, answer.status.as_u16());
-    let Violation { field, rule } = problem.errors.into_iter().next().unwrap_or(Violation {
-        field: String::new(),
-        rule: String::new(),
-    });
-    (field, rule)
+    let violation = answer.problem().errors.into_iter().next();
+    violation.map_or_else(Default::default, |Violation { field, rule }| (field, rule))
 }
 
 #[tokio::test]
 async fn a_body_that_is_wrong_is_told_by_field_and_rule() {
     let folder = folder();
-    let users = Instance::start(folder.path(), &[]).await;
+    let users = start(folder.path(), &[]);
     let long = "a".repeat(255);
     for (body, field) in [
         ("", "email"),
@@ -37,7 +28,7 @@ async fn a_body_that_is_wrong_is_told_by_field_and_rule() {
         (r#"{"email": "a\r\nBcc: b"}"#, "email"),
         (&format!(r#"{{"email": "{long}"}}"#), "email"),
     ] {
-        let answer = users.post("/create", "application/json", body).await;
+        let answer = users.post("/create", body).await;
         assert_eq!(answer.status, 400, "{body} {answer:?}");
         let (named, rule) = violation(&answer);
         assert_eq!(named, field, "{body} {answer:?}");
@@ -48,29 +39,29 @@ async fn a_body_that_is_wrong_is_told_by_field_and_rule() {
         r#"{"page_size": 1.5}"#,
         r#"{"page_size": 4294967296}"#,
     ] {
-        let answer = users.post("/list", "application/json", body).await;
+        let answer = users.post("/list", body).await;
         assert_eq!(
             (answer.status.as_u16(), violation(&answer).0.as_str()),
             (400, "page_size")
         );
     }
-    let listed = users.post("/list", "application/json", "{}").await;
+    let listed = users.post("/list", "{}").await;
     assert_eq!(listed.body, r#"{"users":[],"next_page_token":null}"#);
 }
 
 #[tokio::test]
 async fn a_request_that_is_none_gets_its_status_and_a_problem() {
     let folder = folder();
-    let users = Instance::start(folder.path(), &[]).await;
+    let users = start(folder.path(), &[]);
     let large = format!(r#"{{"email": "{}"}}"#, "a".repeat(2 << 20));
-    let answer = users.post("/create", "application/json", &large).await;
+    let answer = users.post("/create", &large).await;
     assert_eq!(answer.status, 413, "{answer:?}");
     violation(&answer);
-    let answer = users.post("/delete", "application/json", "{}").await;
+    let answer = users.post("/delete", "{}").await;
     assert_eq!(answer.status, 404, "{answer:?}");
     violation(&answer);
     let get = http::Request::get("/create").body(Body::empty()).unwrap();
-    let answer = send(users.address, get).await;
+    let answer = users.send(get).await;
     assert_eq!(
         (answer.status.as_u16(), &answer.headers["allow"]),
         (405, &"POST".parse().unwrap())
@@ -80,7 +71,7 @@ async fn a_request_that_is_none_gets_its_status_and_a_problem() {
         .header("idempotency-key", "a b")
         .body(Body::full(r#"{"email": "test"}"#))
         .unwrap();
-    let answer = send(users.address, keyed).await;
+    let answer = users.send(keyed).await;
     assert_eq!(
         (answer.status.as_u16(), violation(&answer).0.as_str()),
         (400, "idempotency-key")
@@ -90,7 +81,7 @@ async fn a_request_that_is_none_gets_its_status_and_a_problem() {
 #[tokio::test]
 async fn grpc_gets_its_codes() {
     let folder = folder();
-    let users = Instance::start(folder.path(), &[]).await;
+    let users = start(folder.path(), &[]);
     // The field 1 of `CreateRequest`, a text.
     let create = |email: &str| {
         [
@@ -123,11 +114,11 @@ async fn grpc_gets_its_codes() {
 #[tokio::test]
 async fn nothing_of_it_counts_as_a_failure_of_the_server() {
     let folder = folder();
-    let users = Instance::start(folder.path(), &[]).await;
+    let users = start(folder.path(), &[]);
     for body in ["{", r#"{"email": ""}"#] {
-        users.post("/create", "application/json", body).await;
+        users.post("/create", body).await;
     }
-    users.post("/nothing", "application/json", "{}").await;
+    users.post("/nothing", "{}").await;
     // The recorder is one for all tests of this process, and no test makes users fail.
     let metrics = users.admin("/metrics").await.body;
     let failures: Vec<_> = metrics

@@ -3,13 +3,13 @@
 use kit::{Code, Context, Error, context::TraceContext};
 use users::api::{Users, UsersClient};
 
-use crate::support::{Instance, Notificator, folder};
+use crate::support::{Notificator, folder, start};
 
 #[tokio::test]
 async fn the_mail_goes_on_in_the_trace_of_the_request() {
-    let (notificator, mut mails) = Notificator::start().await;
+    let (notificator, mut mails) = Notificator::start();
     let folder = folder();
-    let users = Instance::start(folder.path(), &[&notificator]).await;
+    let users = start(folder.path(), &[&notificator]);
     let trace: TraceContext = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
         .parse()
         .unwrap();
@@ -33,20 +33,17 @@ async fn a_mail_that_the_notificator_cannot_take_now_is_sent_again_with_the_same
             0..3 => Err(Error::unavailable("not now")),
             _ => Ok(()),
         }
-    })
-    .await;
+    });
     let folder = folder();
-    let users = Instance::start(folder.path(), &[&notificator]).await;
-    users
-        .post("/create", "application/json", r#"{"email": "test"}"#)
-        .await;
+    let users = start(folder.path(), &[&notificator]);
+    users.post("/create", r#"{"email": "test"}"#).await;
     let mut keys = Vec::new();
     for _ in 0..4 {
         keys.push(mails.recv().await.unwrap().ctx.idempotency_key.unwrap());
     }
     keys.dedup();
     assert_eq!(keys.len(), 1, "{keys:?}");
-    users.stop().await;
+    users.stop().await.unwrap();
     assert!(
         mails.try_recv().is_err(),
         "it was sent once more after it was taken"
@@ -56,13 +53,11 @@ async fn a_mail_that_the_notificator_cannot_take_now_is_sent_again_with_the_same
 #[tokio::test]
 async fn a_mail_waits_for_a_notificator_over_a_restart() {
     let folder = folder();
-    let users = Instance::start(folder.path(), &[]).await;
-    users
-        .post("/create", "application/json", r#"{"email": "test"}"#)
-        .await;
-    users.stop().await;
-    let (notificator, mut mails) = Notificator::start().await;
-    let _users = Instance::start(folder.path(), &[&notificator]).await;
+    let users = start(folder.path(), &[]);
+    users.post("/create", r#"{"email": "test"}"#).await;
+    users.stop().await.unwrap();
+    let (notificator, mut mails) = Notificator::start();
+    let _users = start(folder.path(), &[&notificator]);
     assert_eq!(mails.recv().await.unwrap().to, "test");
 }
 
@@ -71,26 +66,25 @@ async fn a_mail_that_is_wrong_does_not_hold_up_the_next_one() {
     let (notificator, mut mails) = Notificator::answering(|to| match to {
         "@" => Err(Error::invalid("to", "must be a mailbox")),
         _ => Ok(()),
-    })
-    .await;
+    });
     let folder = folder();
-    let users = Instance::start(folder.path(), &[&notificator]).await;
+    let users = start(folder.path(), &[&notificator]);
     for email in ["@", "test"] {
         let client = UsersClient::grpc(users.client());
         client.create(Context::new(), email.into()).await.unwrap();
         assert_eq!(mails.recv().await.unwrap().to, email);
     }
-    users.stop().await;
+    users.stop().await.unwrap();
     assert!(mails.try_recv().is_err());
 }
 
 #[tokio::test]
 async fn replicas_share_the_mails_and_send_each_once() {
-    let (notificator, mut mails) = Notificator::start().await;
+    let (notificator, mut mails) = Notificator::start();
     let folder = folder();
     let mut replicas = Vec::new();
     for _ in 0..3 {
-        replicas.push(Instance::start(folder.path(), &[&notificator]).await);
+        replicas.push(start(folder.path(), &[&notificator]));
     }
     let mut expected = Vec::new();
     for number in 0..30 {
@@ -106,16 +100,16 @@ async fn replicas_share_the_mails_and_send_each_once() {
     sent.sort();
     assert_eq!(sent, expected);
     for replica in replicas {
-        replica.stop().await;
+        replica.stop().await.unwrap();
     }
     assert!(mails.try_recv().is_err());
 }
 
 #[tokio::test]
 async fn what_is_refused_sends_no_mail() {
-    let (notificator, mut mails) = Notificator::start().await;
+    let (notificator, mut mails) = Notificator::start();
     let folder = folder();
-    let users = Instance::start(folder.path(), &[&notificator]).await;
+    let users = start(folder.path(), &[&notificator]);
     let client = UsersClient::grpc(users.client());
     for email in ["a b", "", "a\r\nBcc: b"] {
         let error = client
@@ -130,6 +124,6 @@ async fn what_is_refused_sends_no_mail() {
         .await
         .unwrap_err();
     assert_eq!(mails.recv().await.unwrap().to, "test");
-    users.stop().await;
+    users.stop().await.unwrap();
     assert!(mails.try_recv().is_err());
 }

@@ -11,18 +11,22 @@ mod support;
 
 use std::collections::BTreeMap;
 
-use kit::{Code, Context};
-use support::{Instance, Notificator, folder};
+use http::Request;
+use kit::{Body, Code, Context};
+use support::{Notificator, folder, start};
 use users::api::{Users, UsersClient};
 
 #[tokio::test]
 async fn the_request_of_the_seed_creates_a_user_and_sends_a_welcome_mail() {
-    let (notificator, mut mails) = Notificator::start().await;
+    let (notificator, mut mails) = Notificator::start();
     let folder = folder();
-    let users = Instance::start(folder.path(), &[&notificator]).await;
+    let users = start(folder.path(), &[&notificator]);
     // What `curl -XPOST http://localhost:8800/create -d '{"email": "test"}'` sends.
-    let form = "application/x-www-form-urlencoded";
-    let answer = users.post("/create", form, r#"{"email": "test"}"#).await;
+    let request = Request::post("/create")
+        .header("content-type", "application/x-www-form-urlencoded")
+        .body(Body::full(r#"{"email": "test"}"#))
+        .unwrap();
+    let answer = users.send(request).await;
     assert_eq!(answer.status, 200, "{answer:?}");
     let user: BTreeMap<String, String> = serde_json::from_str(&answer.body).unwrap();
     assert_eq!(user["email"], "test");
@@ -36,7 +40,7 @@ async fn the_request_of_the_seed_creates_a_user_and_sends_a_welcome_mail() {
 #[tokio::test]
 async fn users_are_created_found_and_listed_on_both_wires() {
     let folder = folder();
-    let users = Instance::start(folder.path(), &[]).await;
+    let users = start(folder.path(), &[]);
     let (json, grpc) = (
         UsersClient::json(users.client()),
         UsersClient::grpc(users.client()),
@@ -73,10 +77,7 @@ async fn users_are_created_found_and_listed_on_both_wires() {
 #[tokio::test]
 async fn the_same_key_creates_one_user_whichever_replica_is_asked_on_whichever_wire() {
     let folder = folder();
-    let (one, other) = tokio::join!(
-        Instance::start(folder.path(), &[]),
-        Instance::start(folder.path(), &[])
-    );
+    let (one, other) = (start(folder.path(), &[]), start(folder.path(), &[]));
     let (one, other) = (
         UsersClient::json(one.client()),
         UsersClient::grpc(other.client()),
@@ -94,12 +95,10 @@ async fn the_same_key_creates_one_user_whichever_replica_is_asked_on_whichever_w
 #[tokio::test]
 async fn an_instance_is_ready_when_its_database_is_open() {
     let folder = folder();
-    let users = Instance::start(folder.path(), &[]).await;
+    let users = start(folder.path(), &[]);
     assert_eq!(users.admin("/readyz").await.status, 200);
     assert_eq!(users.admin("/livez").await.status, 200);
-    users
-        .post("/create", "application/json", r#"{"email": "test"}"#)
-        .await;
+    users.post("/create", r#"{"email": "test"}"#).await;
     let metrics = users.admin("/metrics").await.body;
     assert!(
         metrics.contains("http_server_request_duration_seconds"),

@@ -1,79 +1,26 @@
 //! The program itself: its log, its end, and being killed as no destructor expects it.
 
-use std::{
-    io::{BufRead, BufReader},
-    net::SocketAddr,
-    path::Path,
-    process::{Child, ChildStdout, Command, Stdio},
-};
+use std::{path::Path, process::Command};
 
-use kit::{Context, context::TraceContext};
-use serde_json::Value;
+use kit::{Context, context::TraceContext, testing::Process};
 use users::api::{Users, UsersClient};
 
-use crate::support::{client, folder};
+use crate::support::folder;
 
-/// The running program and its log.
-struct Program {
-    child: Child,
-    log: BufReader<ChildStdout>,
-    address: SocketAddr,
-}
-
-impl Drop for Program {
-    fn drop(&mut self) {
-        // SIGKILL.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn command(folder: &Path, listen: &str) -> Command {
+fn command(folder: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_users"));
     command
         .env_clear()
-        .env("KIT_SERVER__LISTEN", listen)
-        .env("KIT_SERVER__DRAIN__WATCHERS", "0s")
-        .env("KIT_LOG__FORMAT", "json")
         .env("KIT_DATA", folder)
         // The port of the discard protocol, where nobody listens.
-        .env("KIT_DISCOVERY__FIXED__NOTIFICATOR", "127.0.0.1:9")
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
+        .env("KIT_DISCOVERY__FIXED__NOTIFICATOR", "127.0.0.1:9");
     command
-}
-
-impl Program {
-    fn start(folder: &Path) -> Self {
-        let mut child = command(folder, "127.0.0.1:0").spawn().unwrap();
-        let log = BufReader::new(child.stdout.take().unwrap());
-        let mut program = Self {
-            child,
-            log,
-            address: ([127, 0, 0, 1], 0).into(),
-        };
-        let listening = program.line("listening");
-        program.address = listening["address"].as_str().unwrap().parse().unwrap();
-        program
-    }
-
-    /// The next line of the log with this message.
-    fn line(&mut self, message: &str) -> Value {
-        loop {
-            let mut line = String::new();
-            assert_ne!(self.log.read_line(&mut line).unwrap(), 0, "the log ended");
-            let line: Value = serde_json::from_str(&line).unwrap();
-            if line["message"] == message {
-                return line;
-            }
-        }
-    }
 }
 
 #[tokio::test]
 async fn the_create_is_a_line_in_the_log_with_the_trace_of_the_request() {
     let folder = folder();
-    let mut users = Program::start(folder.path());
+    let mut users = Process::start(command(folder.path()));
     let trace: TraceContext = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
         .parse()
         .unwrap();
@@ -81,9 +28,9 @@ async fn the_create_is_a_line_in_the_log_with_the_trace_of_the_request() {
         trace: Some(trace),
         ..Context::new()
     };
-    let client = UsersClient::json(client(users.address));
+    let client = UsersClient::json(users.client());
     let user = client.create(ctx, "test".into()).await.unwrap();
-    let line = users.line("user created");
+    let line = users.logged("user created");
     assert_eq!(line["trace_id"], trace.trace_id().to_string(), "{line}");
     assert_eq!(line["user_id"], user.id.0, "{line}");
     assert_eq!(line["email"], "test", "{line}");
@@ -94,8 +41,8 @@ async fn what_was_acknowledged_survives_sigkill_and_is_done_once() {
     let folder = folder();
     let mut acknowledged = Vec::new();
     for round in 0..3 {
-        let program = Program::start(folder.path());
-        let users = UsersClient::grpc(client(program.address));
+        let program = Process::start(command(folder.path()));
+        let users = UsersClient::grpc(program.client());
         for number in 0..10 {
             let email = format!("user-{round}-{number}");
             acknowledged.push(users.create(Context::new(), email).await.unwrap());
@@ -110,18 +57,18 @@ async fn what_was_acknowledged_survives_sigkill_and_is_done_once() {
         drop(program);
         let answered = last.await.unwrap();
         // Nobody knows whether it was done; asked again with the same key, it is done once.
-        let program = Program::start(folder.path());
+        let program = Process::start(command(folder.path()));
         let key = format!("last-{round}").parse().unwrap();
         let ctx = Context::new().with_idempotency_key(key);
-        let users = UsersClient::json(client(program.address));
+        let users = UsersClient::json(program.client());
         let again = users.create(ctx, format!("last-{round}")).await.unwrap();
         if let Ok(answered) = answered {
             assert_eq!(answered, again);
         }
         acknowledged.push(again);
     }
-    let program = Program::start(folder.path());
-    let users = UsersClient::json(client(program.address));
+    let program = Process::start(command(folder.path()));
+    let users = UsersClient::json(program.client());
     let page = users.list(Context::new(), Some(1000), None).await.unwrap();
     assert_eq!(page.users, acknowledged);
 }
@@ -129,19 +76,12 @@ async fn what_was_acknowledged_survives_sigkill_and_is_done_once() {
 #[tokio::test]
 async fn sigterm_ends_it_with_success() {
     let folder = folder();
-    let mut program = Program::start(folder.path());
-    let users = UsersClient::json(client(program.address));
+    let mut program = Process::start(command(folder.path()));
+    let users = UsersClient::json(program.client());
     users.create(Context::new(), "test".into()).await.unwrap();
-    let pid = program.child.id().to_string();
-    assert!(
-        Command::new("kill")
-            .args(["-TERM", &pid])
-            .status()
-            .unwrap()
-            .success()
-    );
-    program.line("stopped");
-    assert!(program.child.wait().unwrap().success());
+    program.signal("TERM");
+    program.logged("stopped");
+    assert!(program.wait().success());
 }
 
 #[test]
@@ -149,7 +89,8 @@ fn what_keeps_it_from_starting_is_told_and_is_no_success() {
     let folder = folder();
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = listener.local_addr().unwrap().to_string();
-    let output = command(folder.path(), &taken)
+    let output = command(folder.path())
+        .env("KIT_SERVER__LISTEN", &taken)
         .env("KIT_SERVER__ADMIN", "127.0.0.1:0")
         .output()
         .unwrap();
@@ -159,7 +100,10 @@ fn what_keeps_it_from_starting_is_told_and_is_no_success() {
 
     let file = folder.path().join("file");
     std::fs::write(&file, "").unwrap();
-    let output = command(&file, "127.0.0.1:0").output().unwrap();
+    let output = command(&file)
+        .env("KIT_SERVER__LISTEN", "127.0.0.1:0")
+        .output()
+        .unwrap();
     assert!(!output.status.success());
     let error = String::from_utf8(output.stderr).unwrap();
     assert!(error.contains("the folder of the database"), "{error}");
