@@ -33,7 +33,7 @@ pub(crate) async fn main() -> Result<(), BoxError> {
     assert!(*retry_after <= Duration::from_secs(1));
 
     // The rate can be replaced while requests pass.
-    limit.rate().set(rate(3));
+    limit.rate().set(Some(rate(3)));
     assert_eq!(service.oneshot("Alan").await?, "hello Alan");
     Ok(())
 }

@@ -155,7 +155,7 @@ impl Circuit {
     }
 
     /// Replaces the configuration while calls pass. State and failures in a row are kept, and so are the counts of
-    /// the success rate, unless its window is another one now. It closes if fewer probes are asked for than have
+    /// the success rate, as far as it is not too old for its window. It closes if fewer probes are asked for than have
     /// succeeded.
     pub fn replace(&self, config: CircuitBreakerConfig) {
         let shared = &*self.shared;
@@ -224,11 +224,11 @@ impl Shared {
     /// Takes another configuration over, under the lock.
     fn configure(&self, config: CircuitBreakerConfig) {
         let old = self.settings.get();
-        let same = |config: &CircuitBreakerConfig| config.success_rate.map(|rate| rate.window);
-        let window = if same(&old.config) == same(&config) {
-            old.window.clone()
-        } else {
-            window(&config, self.epoch)
+        let span = |config: &CircuitBreakerConfig| config.success_rate.map(|rate| rate.window);
+        let window = match (&old.window, span(&config)) {
+            (same, new) if span(&old.config) == new => same.clone(),
+            (Some(window), Some(span)) => Some(Arc::new(window.over(span, clock::now()))),
+            _ => window(&config, self.epoch),
         };
         self.settings.set(Settings { config, window });
     }

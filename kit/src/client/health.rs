@@ -4,7 +4,7 @@
 //! for its health finds out without one, and sooner: a success closes the circuit at once, as in Envoy, whose active
 //! checks un-eject hosts. Endpoints that are in service are not asked; their calls tell enough.
 
-use std::time::Duration;
+use std::{sync::Mutex, time::Duration};
 
 use futures_util::{StreamExt, stream};
 use http::{Request, uri::PathAndQuery};
@@ -72,23 +72,35 @@ mod path {
     }
 }
 
-/// The task that asks. Dropping it stops it.
-pub(super) struct HealthChecks(AbortHandle);
+/// Asks in a task of its own, while there is a configuration. Dropping it stops that.
+#[derive(Default)]
+pub(super) struct HealthChecks(Mutex<Option<(HealthCheckConfig, Asking)>>);
 
-impl Drop for HealthChecks {
+/// The task that asks.
+struct Asking(AbortHandle);
+
+impl Drop for Asking {
     fn drop(&mut self) {
         self.0.abort();
     }
 }
 
 impl HealthChecks {
-    pub(super) fn start(
-        config: HealthCheckConfig,
-        endpoints: Endpoints,
-        connector: Connector,
-    ) -> Self {
-        let task = tokio::spawn(ask_for_ever(config, endpoints, connector));
-        Self(task.abort_handle())
+    /// Asks as `config` says from now on. Who asks in that way already goes on.
+    pub(super) fn replace(
+        &self,
+        config: Option<HealthCheckConfig>,
+        endpoints: &Endpoints,
+        connector: &Connector,
+    ) {
+        let mut asking = self.0.lock().expect("no panic while locked");
+        if asking.as_ref().map(|(config, _)| config) != config.as_ref() {
+            *asking = config.map(|config| {
+                let (endpoints, connector) = (endpoints.clone(), connector.clone());
+                let task = tokio::spawn(ask_for_ever(config.clone(), endpoints, connector));
+                (config, Asking(task.abort_handle()))
+            });
+        }
     }
 }
 

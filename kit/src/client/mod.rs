@@ -28,9 +28,8 @@ use tower_service::Service;
 
 use self::health::HealthChecks;
 pub use self::{
-    connection::{Connection, Connector},
+    connection::{Connection, ConnectionConfig, Connector},
     health::HealthCheckConfig,
-    live::FixedSetting,
     outbound::{Outbound, OutboundService},
     whole::{Whole, WholeFuture},
 };
@@ -110,6 +109,15 @@ impl Default for ClientConfig {
     }
 }
 
+impl ClientConfig {
+    fn connections(&self) -> ConnectionConfig {
+        ConnectionConfig {
+            connect_timeout: self.connect_timeout,
+            max_connections: self.max_connections,
+        }
+    }
+}
+
 /// Calls one service. Clones share everything: endpoints, connections, and what was learnt about them.
 ///
 /// The request's version says how it travels: HTTP/2 (without TLS, by prior knowledge) or HTTP/1.1. Its URI needs
@@ -136,9 +144,11 @@ struct Handles {
     config: ClientConfig,
     outbound: Outbound,
     endpoints: Endpoints,
+    connector: Connector,
+    whole_answer: Live<usize>,
     balance: Live<BalanceConfig>,
     circuit_breaker: Live<CircuitBreakerConfig>,
-    _health_checks: Option<HealthChecks>,
+    health_checks: HealthChecks,
 }
 
 impl Client {
@@ -155,10 +165,8 @@ impl Client {
         let made_with = config.clone();
         let outbound = Outbound::from_config(&config, &service, Arc::clone(&observer));
         let fleet = Fleet::new(service.clone(), observer);
-        let connector = Connector {
-            connect_timeout: config.connect_timeout,
-            max_connections: config.max_connections,
-        };
+        let connector = Connector::new(config.connections());
+        let whole_answer = Live::new(config.whole_answer);
         let circuit_breaker = Live::new(config.circuit_breaker);
         let balance = Live::new(config.balance);
         let circuit = {
@@ -172,14 +180,13 @@ impl Client {
             discovery.watch(&service),
             balance.clone(),
             {
-                let connector = connector.clone();
-                move |endpoint: &Endpoint| Whole::new(connector.to(endpoint), config.whole_answer)
+                let (connector, whole_answer) = (connector.clone(), whole_answer.clone());
+                move |endpoint: &Endpoint| Whole::new(connector.to(endpoint), whole_answer.clone())
             },
             circuit,
         );
-        let health_checks = config
-            .health_check
-            .map(|config| HealthChecks::start(config, endpoints.clone(), connector));
+        let health_checks = HealthChecks::default();
+        health_checks.replace(config.health_check, &endpoints, &connector);
         Self {
             stack: outbound.layer(endpoints.clone()),
             handles: Arc::new(Handles {
@@ -187,9 +194,11 @@ impl Client {
                 config: made_with,
                 outbound,
                 endpoints,
+                connector,
+                whole_answer,
                 balance,
                 circuit_breaker,
-                _health_checks: health_checks,
+                health_checks,
             }),
         }
     }

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use tower::util::{Either, option_layer};
 use tower_layer::Layer;
 
 use super::ClientConfig;
@@ -35,16 +34,15 @@ pub struct Outbound {
     /// Outside of the retries, so that it covers all attempts.
     pub deadline: DeadlineLayer,
     /// How many calls may be in flight. Outside of the retries, as the rate limit: a call takes one place and one token,
-    /// however often it is tried. `None` bounds nothing.
-    pub concurrency: Option<ConcurrencyLimitLayer>,
-    /// How many calls there may be over time. Inside of the concurrency limit: what that refuses costs no token. `None`
-    /// bounds nothing.
-    pub rate_limit: Option<RateLimitLayer>,
+    /// however often it is tried.
+    pub concurrency: ConcurrencyLimitLayer,
+    /// How many calls there may be over time. Inside of the concurrency limit: what that refuses costs no token.
+    pub rate_limit: RateLimitLayer,
     /// Each attempt goes through all that follows, and so to an endpoint of its own.
     pub retry: RetryLayer,
     /// Inside of the retries, whose budget it draws on; both of its attempts go through all that follows, to two
-    /// endpoints. `None` hedges nothing.
-    pub hedge: Option<HedgeLayer>,
+    /// endpoints.
+    pub hedge: HedgeLayer,
     /// One span for each attempt, and the headers that differ between attempts.
     pub attempt: TraceLayer,
     /// Innermost: bounds the picking of an endpoint, the making of a connection and the answer. The balancer learns
@@ -54,15 +52,10 @@ pub struct Outbound {
 
 /// A service inside of [`Outbound`]. It gets requests whose bodies can be sent again,
 /// `http::Request<`[`Replay`](crate::retry::Replay)`<B>>`.
-pub type OutboundService<S> = SharedClock<Metrics<Trace<DeadlineService<Limited<Attempts<S>>>>>>;
+pub type OutboundService<S> =
+    SharedClock<Metrics<Trace<DeadlineService<ConcurrencyLimit<RateLimit<Attempts<S>>>>>>>;
 
-/// A service with a rate limit and a concurrency limit, or without them.
-type Limited<S> = Either<ConcurrencyLimit<Rated<S>>, Rated<S>>;
-type Rated<S> = Either<RateLimit<S>, S>;
-type Attempts<S> = Retry<Hedged<Trace<AttemptTimeout<S>>>>;
-
-/// A service with hedging or without it.
-type Hedged<S> = Either<Hedge<S>, S>;
+type Attempts<S> = Retry<Hedge<Trace<AttemptTimeout<S>>>>;
 
 impl Outbound {
     /// All layers as `config` says, for calls to `upstream`, with a budget of their own for retries and hedges.
@@ -78,13 +71,13 @@ impl Outbound {
             deadline: DeadlineLayer::outbound(DeadlineConfig {
                 timeout: config.timeout,
             }),
-            concurrency: config.concurrency.map(|limit| {
-                ConcurrencyLimitLayer::new(upstream.as_str(), limit, Arc::clone(&observer))
-            }),
-            rate_limit: config.rate_limit.map(RateLimitLayer::new),
-            hedge: config
-                .hedge
-                .map(|hedge| HedgeLayer::inside(hedge, budget.clone(), Arc::clone(&observer))),
+            concurrency: ConcurrencyLimitLayer::new(
+                upstream.as_str(),
+                config.concurrency,
+                Arc::clone(&observer),
+            ),
+            rate_limit: RateLimitLayer::new(config.rate_limit),
+            hedge: HedgeLayer::inside(config.hedge, budget.clone(), Arc::clone(&observer)),
             retry: RetryLayer::new(config.retry, budget, observer),
             attempt: TraceLayer::attempt(),
             attempt_timeout: AttemptTimeoutLayer::new(config.attempt_timeout),
@@ -109,10 +102,10 @@ impl<S> Layer<S> for Outbound {
         } = self;
         let service = attempt_timeout.layer(balance);
         let service = attempt.layer(service);
-        let service = option_layer(hedge.clone()).layer(service);
+        let service = hedge.layer(service);
         let service = retry.layer(service);
-        let service = option_layer(rate_limit.clone()).layer(service);
-        let service = option_layer(concurrency.clone()).layer(service);
+        let service = rate_limit.layer(service);
+        let service = concurrency.layer(service);
         let service = deadline.layer(service);
         let service = trace.layer(service);
         let service = metrics.layer(service);

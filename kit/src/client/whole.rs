@@ -19,18 +19,19 @@ use http_body_util::{BodyExt, Full};
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
-use crate::{Body, BoxError};
+use crate::{Body, BoxError, policy::Live};
 
 /// Answers when the whole of a short answer is there. Clones share what those of the inner service share.
 #[derive(Clone, Debug)]
 pub struct Whole<S> {
     inner: S,
-    limit: usize,
+    limit: Live<usize>,
 }
 
 impl<S> Whole<S> {
-    /// Waits for answers of up to `limit` bytes; 0 waits for none.
-    pub fn new(inner: S, limit: usize) -> Self {
+    /// Waits for answers of up to `limit` bytes, a number or a handle that replaces it; 0 waits for none.
+    pub fn new(inner: S, limit: impl Into<Live<usize>>) -> Self {
+        let limit = limit.into();
         Self { inner, limit }
     }
 }
@@ -52,7 +53,7 @@ where
             state: State::Asked {
                 future: self.inner.call(request),
             },
-            limit: self.limit,
+            limit: **self.limit.get(),
         }
     }
 }

@@ -56,7 +56,7 @@ pub struct ConcurrencyLimiter {
 struct Shared {
     name: Arc<str>,
     observer: SharedObserver,
-    config: Live<ConcurrencyConfig>,
+    config: Live<Option<ConcurrencyConfig>>,
     in_flight: AtomicUsize,
     adapting: Adapting,
 }
@@ -81,23 +81,30 @@ struct Adapting {
 }
 
 impl ConcurrencyLimiter {
-    /// Nothing is in flight. `name` stands in the events by which `observer` hears how the limit moves.
+    /// Nothing is in flight. Without a configuration nothing is limited, and nothing counted. `name` stands in the
+    /// events by which `observer` hears how the limit moves.
     pub fn new(
         name: impl Into<Arc<str>>,
-        config: ConcurrencyConfig,
+        config: impl Into<Option<ConcurrencyConfig>>,
         observer: SharedObserver,
     ) -> Self {
-        Self::with_rng(name, config, observer, StdRng::from_rng(&mut rand::rng()))
+        Self::with_rng(
+            name,
+            config.into(),
+            observer,
+            StdRng::from_rng(&mut rand::rng()),
+        )
     }
 
     /// The same, with the chance that says when the baseline is measured.
     pub(super) fn with_rng(
         name: impl Into<Arc<str>>,
-        config: ConcurrencyConfig,
+        config: Option<ConcurrencyConfig>,
         observer: SharedObserver,
         rng: StdRng,
     ) -> Self {
-        let gradient = Gradient::new(&config.adaptive.unwrap_or_default(), rng);
+        let adaptive = config.and_then(|config| config.adaptive);
+        let gradient = Gradient::new(&adaptive.unwrap_or_default(), rng);
         Self {
             shared: Arc::new(Shared {
                 name: name.into(),
@@ -120,20 +127,23 @@ impl ConcurrencyLimiter {
         }
     }
 
-    /// The handle that replaces the configuration. What is in flight stays in flight, also above a lower limit, and
-    /// what was learnt stays.
-    pub fn config(&self) -> &Live<ConcurrencyConfig> {
+    /// The handle that replaces the configuration; `None` limits nothing. What is in flight stays in flight, also above
+    /// a lower limit, and what was learnt stays. What began while there was no limit is not counted.
+    pub fn config(&self) -> &Live<Option<ConcurrencyConfig>> {
         &self.shared.config
     }
 
-    /// How many are in flight at this moment.
+    /// How many of those that are counted are in flight at this moment.
     pub fn in_flight(&self) -> usize {
         self.shared.in_flight.load(Relaxed)
     }
 
-    /// How many may be.
+    /// How many may be; without a limit as many as there are numbers.
     pub fn limit(&self) -> usize {
-        self.shared.limit(&self.shared.config.get())
+        match &**self.shared.config.get() {
+            Some(config) => self.shared.limit(config),
+            None => usize::MAX,
+        }
     }
 
     /// Lets a call of this priority pass while less than its share of the limit are in flight.
@@ -141,14 +151,26 @@ impl ConcurrencyLimiter {
     /// # Errors
     /// [`Rejection::Overloaded`].
     pub fn admit_as(&self, priority: Priority, now: Instant) -> Result<InFlight, Rejection> {
+        self.admit_by(|| (priority, now))
+    }
+
+    /// The same for one who has to find out the priority, which is wanted where there is a limit only.
+    pub(super) fn admit_by(
+        &self,
+        call: impl FnOnce() -> (Priority, Instant),
+    ) -> Result<InFlight, Rejection> {
         let shared = &self.shared;
         let config = shared.config.get();
-        let limit = share(priority, shared.limit(&config));
+        let Some(config) = &**config else {
+            return Ok(InFlight::uncounted());
+        };
+        let (priority, now) = call();
+        let limit = share(priority, shared.limit(config));
         // Counted first, so that two can never both take the last place; if it is one too many, dropping it counts
         // it out.
         let before = shared.in_flight.fetch_add(1, Acquire);
         let mut entered = InFlight {
-            shared: Arc::clone(shared),
+            counted: Some(Arc::clone(shared)),
             since: None,
         };
         if before >= limit {
@@ -213,12 +235,20 @@ impl fmt::Debug for ConcurrencyLimiter {
 /// Only what was answered tells how long answers take. A call that failed or was cancelled says nothing, unless it
 /// took too long by then: its caller may have left because of that, and if all do, nothing else is heard.
 pub struct InFlight {
-    shared: Arc<Shared>,
+    /// By whom; `None` where there was no limit.
+    counted: Option<Arc<Shared>>,
     /// When it began, and in which window; `None` where nothing is to be learnt.
     since: Option<(Instant, u32)>,
 }
 
 impl InFlight {
+    pub(super) fn uncounted() -> Self {
+        Self {
+            counted: None,
+            since: None,
+        }
+    }
+
     /// Whether anything is learnt from what becomes of it: not where the limit is fixed.
     pub(super) fn is_measured(&self) -> bool {
         self.since.is_some()
@@ -227,27 +257,30 @@ impl InFlight {
 
 impl Permit for InFlight {
     fn finish(mut self, now: Instant, outcome: Outcome) {
-        let Some((since, window)) = self.since.take() else {
+        let (Some(shared), Some((since, window))) = (&self.counted, self.since.take()) else {
             return;
         };
         let took = now.saturating_duration_since(since);
         let call = (window, took);
         match outcome {
-            Outcome::Success | Outcome::CallerFault => self.shared.learn(call, Seen::Answer, now),
-            Outcome::Overload => self.shared.learn(call, Seen::Overload, now),
-            Outcome::Failure | Outcome::Rejected => self.shared.learn(call, Seen::Nothing, now),
+            Outcome::Success | Outcome::CallerFault => shared.learn(call, Seen::Answer, now),
+            Outcome::Overload => shared.learn(call, Seen::Overload, now),
+            Outcome::Failure | Outcome::Rejected => shared.learn(call, Seen::Nothing, now),
         }
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
+        let Some(shared) = &self.counted else {
+            return;
+        };
         // Pairs with the acquiring count in: what was done in this place is over when the next one takes it.
-        self.shared.in_flight.fetch_sub(1, Release);
+        shared.in_flight.fetch_sub(1, Release);
         if let Some((since, window)) = self.since.take() {
             let now = Instant::now();
             let call = (window, now.saturating_duration_since(since));
-            self.shared.learn(call, Seen::Nothing, now);
+            shared.learn(call, Seen::Nothing, now);
         }
     }
 }
@@ -272,7 +305,11 @@ impl Shared {
     /// Counts what became of a call, and ends the window if that is due.
     fn learn(&self, (window, took): (u32, Duration), seen: Seen, now: Instant) {
         let config = self.config.get();
-        let (Some(config), max) = (&config.adaptive, config.limit) else {
+        let Some(ConcurrencyConfig {
+            limit: max,
+            adaptive: Some(config),
+        }) = &**config
+        else {
             return;
         };
         let adapting = &self.adapting;
@@ -289,7 +326,7 @@ impl Shared {
                 adapting.overloads.fetch_add(1, Relaxed);
             }
         }
-        if let Some(limit) = adapting.end_window(now, config, max) {
+        if let Some(limit) = adapting.end_window(now, config, *max) {
             self.observer.observe(Event::ConcurrencyLimitChanged {
                 limiter: &self.name,
                 limit,

@@ -49,11 +49,11 @@ pub struct ConcurrencyLimitLayer<C = HttpClassify> {
 }
 
 impl ConcurrencyLimitLayer {
-    /// Nothing is in flight. `name`, of the service that is limited, stands in the events by which `observer` hears
+    /// Nothing is in flight. Without a configuration nothing is limited. `name`, of the service that is limited, stands in the events by which `observer` hears
     /// how a limit that adapts itself moves.
     pub fn new(
         name: impl Into<Arc<str>>,
-        config: ConcurrencyConfig,
+        config: impl Into<Option<ConcurrencyConfig>>,
         observer: SharedObserver,
     ) -> Self {
         Self {
@@ -115,10 +115,10 @@ where
     fn call(&mut self, request: Req) -> Self::Future {
         // Counted here and not in `poll_ready`: nobody waits for a place, and a connection that only holds its
         // service ready while it idles must not take one.
-        let (inner, entered) = match self
+        let admitted = self
             .limiter
-            .admit_as(self.classify.priority(&request), clock::now())
-        {
+            .admit_by(|| (self.classify.priority(&request), clock::now()));
+        let (inner, entered) = match admitted {
             Ok(entered) => (
                 ResponseFuture::called(self.inner.call(request)),
                 Some(entered),

@@ -49,7 +49,7 @@ fn adaptive() -> ConcurrencyConfig {
 }
 
 fn limiter(config: ConcurrencyConfig) -> ConcurrencyLimiter {
-    ConcurrencyLimiter::with_rng("users", config, nobody(), StdRng::seed_from_u64(7))
+    ConcurrencyLimiter::with_rng("users", Some(config), nobody(), StdRng::seed_from_u64(7))
 }
 
 fn layer(limit: usize) -> ConcurrencyLimitLayer<AnySuccess> {
@@ -89,13 +89,35 @@ fn a_lower_limit_holds_for_those_who_come_later() {
     let now = Instant::now();
     let limiter = limiter(ConcurrencyConfig::default());
     let held: Vec<_> = (0..3).map(|_| limiter.admit(now).unwrap()).collect();
-    limiter.config().set(fixed(2));
+    limiter.config().set(Some(fixed(2)));
     assert_eq!(
         limiter.admit(now).unwrap_err(),
         Rejection::Overloaded { limit: 2 }
     );
     drop(held);
     assert!(limiter.admit(now).is_ok());
+}
+
+#[tokio::test]
+async fn a_limit_that_is_taken_away_and_comes_back_finds_those_that_are_still_in_flight() {
+    let layer = layer(1);
+    let config = layer.limiter().config();
+    let (mut limited, mut peer) = mock::spawn_layer::<&str, &str, _>(layer.clone());
+    let mut call = |request| {
+        assert_ready_ok!(limited.poll_ready());
+        let mut call = task::spawn(limited.call(request));
+        let refused = matches!(call.poll(), Poll::Ready(Err(_)));
+        (call, refused)
+    };
+    let (mut first, _) = call("a");
+    config.set(None);
+    let (_second, refused) = call("b");
+    assert!(!refused && layer.limiter().in_flight() == 1);
+    config.set(Some(fixed(1)));
+    assert!(call("c").1, "the first one has its place");
+    assert_request_eq!(peer, "a").send_response("ok");
+    assert_ready_ok!(first.poll());
+    assert!(!call("d").1, "the second one never had any");
 }
 
 #[test]
@@ -356,15 +378,15 @@ async fn a_replaced_configuration_keeps_what_was_learnt() {
     let limiter = measured().await;
     let learnt = limiter.limit();
     let held = limiter.admit(Instant::now()).unwrap();
-    limiter.config().set(fixed(7));
+    limiter.config().set(Some(fixed(7)));
     assert_eq!(limiter.limit(), 7);
     assert_eq!(limiter.in_flight(), 1);
-    limiter.config().set(adaptive());
+    limiter.config().set(Some(adaptive()));
     assert_eq!(limiter.limit(), learnt);
-    limiter.config().set(ConcurrencyConfig {
+    limiter.config().set(Some(ConcurrencyConfig {
         limit: size(9),
         ..adaptive()
-    });
+    }));
     assert_eq!(limiter.limit(), 9);
     drop(held);
 }

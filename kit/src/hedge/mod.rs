@@ -85,7 +85,7 @@ pub struct HedgeLayer<C = HttpClassify> {
 
 #[derive(Debug)]
 struct Shared {
-    config: Live<HedgeConfig>,
+    config: Live<Option<HedgeConfig>>,
     latency: Latency,
     budget: Budget,
     /// Whether calls are counted into the budget here, or by a layer further out.
@@ -95,8 +95,7 @@ struct Shared {
 
 impl Shared {
     /// How long to wait for the first answer, or `None` if that is not known yet.
-    fn delay(&self, now: Instant) -> Option<Duration> {
-        let config = self.config.get();
+    fn delay(&self, config: &HedgeConfig, now: Instant) -> Option<Duration> {
         config.delay.or_else(|| {
             let min = config.min_samples.get();
             let observed = self.latency.quantile(now, config.quantile, min)?;
@@ -106,19 +105,27 @@ impl Shared {
 }
 
 impl HedgeLayer {
-    /// Hedges as `config` says, out of `budget`, into which it counts the calls.
-    pub fn new(config: HedgeConfig, budget: Budget, observer: SharedObserver) -> Self {
-        Self::with_deposits(config, budget, observer, true)
+    /// Hedges as `config` says, or not at all, out of `budget`, into which it counts the calls.
+    pub fn new(
+        config: impl Into<Option<HedgeConfig>>,
+        budget: Budget,
+        observer: SharedObserver,
+    ) -> Self {
+        Self::with_deposits(config.into(), budget, observer, true)
     }
 
     /// The same inside of a layer that counts the calls into `budget` already, as [`retry`](crate::retry) does:
     /// retries and hedges together are then the share that the budget allows.
-    pub fn inside(config: HedgeConfig, budget: Budget, observer: SharedObserver) -> Self {
-        Self::with_deposits(config, budget, observer, false)
+    pub fn inside(
+        config: impl Into<Option<HedgeConfig>>,
+        budget: Budget,
+        observer: SharedObserver,
+    ) -> Self {
+        Self::with_deposits(config.into(), budget, observer, false)
     }
 
     fn with_deposits(
-        config: HedgeConfig,
+        config: Option<HedgeConfig>,
         budget: Budget,
         observer: SharedObserver,
         deposits: bool,
@@ -145,8 +152,8 @@ impl<C> HedgeLayer<C> {
         }
     }
 
-    /// The handle that replaces the configuration. What was observed stays.
-    pub fn config(&self) -> &Live<HedgeConfig> {
+    /// The handle that replaces the configuration; `None` hedges nothing, and observes nothing. What was observed stays.
+    pub fn config(&self) -> &Live<Option<HedgeConfig>> {
         &self.shared.config
     }
 
@@ -194,23 +201,31 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        let context = request.extensions().get::<Context>();
-        let is_retry = context.is_some_and(|context| context.previous_attempts > 0);
-        let now = clock::now();
-        if !is_retry && self.layer.shared.deposits {
-            self.layer.shared.budget.deposit(now);
+        let shared = &self.layer.shared;
+        let config = shared.config.get();
+        let mut observed = None;
+        let mut plan = None;
+        if config.is_some() || shared.deposits {
+            let context = request.extensions().get::<Context>();
+            let is_retry = context.is_some_and(|context| context.previous_attempts > 0);
+            let now = clock::now();
+            if !is_retry && shared.deposits {
+                shared.budget.deposit(now);
+            }
+            if let Some(config) = &**config {
+                observed = Some((self.layer.clone(), now));
+                plan = (!is_retry && is_idempotent(&request))
+                    .then(|| shared.delay(config, now))
+                    .flatten()
+                    .and_then(|delay| Plan::of(&mut request, delay, &self.inner));
+            }
         }
-        let hedge = (!is_retry && is_idempotent(&request))
-            .then(|| self.layer.shared.delay(now))
-            .flatten()
-            .and_then(|delay| Plan::of(&mut request, delay, &self.inner));
         HedgeFuture {
             first: Some(self.inner.call(request)),
             first_failed: None,
-            since: now,
-            plan: hedge.map(Box::new),
+            observed,
+            plan: plan.map(Box::new),
             second: None,
-            layer: self.layer.clone(),
         }
     }
 }
@@ -257,11 +272,11 @@ pin_project! {
         // How the first attempt failed while the second one is under way. This and what follows is boxed, because few
         // calls have it, and all are moved about.
         first_failed: Option<Box<Result<S::Response, BoxError>>>,
-        since: Instant,
+        // By whom, and since when; None where nothing is hedged.
+        observed: Option<(HedgeLayer<C>, Instant)>,
         // None: there will be no second attempt, or there is one already.
         plan: Option<Box<Plan<S, B>>>,
         second: Option<Pin<Box<Second<S, B>>>>,
-        layer: HedgeLayer<C>,
     }
 }
 
@@ -328,9 +343,13 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Task<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
-        let shared = &this.layer.shared;
+        let Some((layer, since)) = this.observed else {
+            let first = this.first.as_pin_mut().expect("nothing takes it away");
+            return first.poll(cx).map_err(Into::into);
+        };
+        let shared = &layer.shared;
         let is_good = |result: &_| {
-            let verdict = this.layer.classify.classify_result(result);
+            let verdict = layer.classify.classify_result(result);
             matches!(verdict.outcome, Outcome::Success | Outcome::CallerFault)
         };
         if let Some(first) = this.first.as_mut().as_pin_mut()
@@ -342,7 +361,7 @@ where
             if good {
                 shared
                     .latency
-                    .record(clock::now().saturating_duration_since(*this.since));
+                    .record(clock::now().saturating_duration_since(*since));
                 *this.second = None;
             }
             if this.second.is_none() {
@@ -351,7 +370,7 @@ where
             *this.first_failed = Some(Box::new(result));
         }
         if let Some(plan) = this.plan.as_mut() {
-            let at = *this.since + plan.delay;
+            let at = *since + plan.delay;
             let timer = plan.timer.get_or_insert_with(|| Box::pin(sleep_until(at)));
             ready!(timer.as_mut().poll(cx));
             let plan = this.plan.take().expect("looked at above");
@@ -375,7 +394,7 @@ where
                 // It would have taken longer.
                 shared
                     .latency
-                    .record(clock::now().saturating_duration_since(*this.since));
+                    .record(clock::now().saturating_duration_since(*since));
                 this.first.set(None);
             }
             shared.observer.observe(Event::HedgeWon);

@@ -304,7 +304,8 @@ async fn without_a_fixed_delay_it_waits_for_the_latency_that_it_saw() {
         min_samples: NonZeroU32::new(20).unwrap(),
         ..HedgeConfig::default()
     };
-    let (mut service, mut peer) = spawn(HedgeLayer::new(config, Budget::default(), nobody()));
+    let layer = HedgeLayer::new(config, Budget::default(), nobody());
+    let (mut service, mut peer) = spawn(layer.clone());
     for _ in 0..20 {
         let mut call = call(&mut service, get());
         let (_, _, first) = asked(&mut peer).await;
@@ -314,6 +315,16 @@ async fn without_a_fixed_delay_it_waits_for_the_latency_that_it_saw() {
         first.send_response(status(200));
         assert_ready_ok!(call.poll());
     }
+    // Taken away and back again, it knows what it knew.
+    layer.config().set(None);
+    let mut unhedged = call(&mut service, get());
+    let (_, _, first) = asked(&mut peer).await;
+    advance(Duration::from_secs(1)).await;
+    assert_pending!(unhedged.poll());
+    assert_pending!(peer.poll_request());
+    first.send_response(status(200));
+    assert_ready_ok!(unhedged.poll());
+    layer.config().set(Some(config));
     let mut call = call(&mut service, get());
     let _first = asked(&mut peer).await;
     advance(Duration::from_millis(39)).await;
@@ -338,6 +349,6 @@ async fn a_fast_failure_does_not_count_as_a_latency() {
         asked(&mut peer).await.2.send_response(status(code));
         assert_ready_ok!(call.poll());
         advance(Duration::from_millis(200)).await;
-        assert_eq!(layer.shared.delay(Instant::now()).is_some(), known);
+        assert_eq!(layer.shared.delay(&config, Instant::now()).is_some(), known);
     }
 }

@@ -8,8 +8,7 @@ use std::{sync::Arc, time::Duration};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use super::{Column, Ratio, Tick, Window};
-use crate::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use super::{Column, Live, Ratio, Tick, Window};
 
 /// How many retries a [`Budget`] allows.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -42,62 +41,60 @@ impl Default for BudgetConfig {
 /// the same moment may both be refused it.
 #[derive(Clone, Debug)]
 pub struct Budget {
-    shared: Arc<Shared>,
+    terms: Live<Terms>,
 }
 
 #[derive(Debug)]
-struct Shared {
-    ratio: AtomicU64,
-    /// What is allowed in each window without any call.
-    reserve: AtomicU64,
+struct Terms {
+    config: BudgetConfig,
     /// Calls to the left, retries to the right.
-    window: Window,
-    span: Duration,
+    window: Arc<Window>,
 }
 
 impl Budget {
     /// A budget with nothing counted.
     pub fn new(config: BudgetConfig) -> Self {
-        let budget = Self {
-            shared: Arc::new(Shared {
-                ratio: AtomicU64::default(),
-                reserve: AtomicU64::default(),
-                window: Window::new(config.window, Instant::now()),
-                span: config.window,
-            }),
-        };
-        budget.replace(config.ratio, config.floor);
-        budget
+        let window = Arc::new(Window::new(config.window, Instant::now()));
+        Self {
+            terms: Live::new(Terms { config, window }),
+        }
     }
 
-    /// Replaces the share and the floor while calls pass. What was counted stays counted, so the window is fixed.
-    pub fn replace(&self, ratio: Ratio, floor: u32) {
-        let reserve = f64::from(floor) * self.shared.span.as_secs_f64();
-        self.shared.ratio.store(ratio.get().to_bits(), Relaxed);
-        self.shared.reserve.store(reserve.to_bits(), Relaxed);
+    /// Replaces how much it allows while calls pass. What was counted stays counted, as long as it is not older than a
+    /// shorter window; what is counted by another thread at this very moment may be lost where the window is another one.
+    pub fn replace(&self, config: BudgetConfig) {
+        let old = self.terms.get();
+        let window = match old.config.window == config.window {
+            true => Arc::clone(&old.window),
+            false => Arc::new(old.window.over(config.window, Instant::now())),
+        };
+        self.terms.set(Terms { config, window });
     }
 
     /// Counts a call, not a retry of one.
     pub fn deposit(&self, now: Instant) {
-        self.shared.window.add(now, Column::Left);
+        self.terms.get().window.add(now, Column::Left);
     }
 
     /// Takes one retry out of the budget, or `None` when it is used up.
     pub fn withdraw(&self, now: Instant) -> Option<Withdrawal> {
-        let tick = self.shared.window.add(now, Column::Right);
+        let Terms { config, window } = &**self.terms.get();
+        let tick = window.add(now, Column::Right);
         let withdrawal = Withdrawal {
-            taken: Some((Arc::clone(&self.shared), tick)),
+            taken: Some((Arc::clone(window), tick)),
         };
-        let (calls, retries) = self.shared.window.sum(now);
+        let (calls, retries) = window.sum(now);
         // If this is too much, dropping it gives it back.
-        (retries as f64 <= self.allowance(calls)).then_some(withdrawal)
+        (retries as f64 <= config.allowance(calls)).then_some(withdrawal)
     }
+}
 
+impl BudgetConfig {
     fn allowance(&self, calls: u64) -> f64 {
-        let ratio = f64::from_bits(self.shared.ratio.load(Relaxed));
-        let reserve = f64::from_bits(self.shared.reserve.load(Relaxed));
+        let share = self.ratio.get() * calls as f64;
+        let reserve = f64::from(self.floor) * self.window.as_secs_f64();
         // A fifth is a little less than a fifth in binary; five calls allow one retry all the same.
-        ((ratio * calls as f64).max(reserve) + 1e-6).floor()
+        (share.max(reserve) + 1e-6).floor()
     }
 }
 
@@ -112,7 +109,8 @@ impl Default for Budget {
 #[derive(Debug)]
 #[must_use = "dropping it gives it back"]
 pub struct Withdrawal {
-    taken: Option<(Arc<Shared>, Tick)>,
+    /// In which window it was counted, and when.
+    taken: Option<(Arc<Window>, Tick)>,
 }
 
 impl Withdrawal {
@@ -124,8 +122,8 @@ impl Withdrawal {
 
 impl Drop for Withdrawal {
     fn drop(&mut self) {
-        if let Some((shared, tick)) = self.taken.take() {
-            shared.window.take_back(tick, Column::Right);
+        if let Some((window, tick)) = self.taken.take() {
+            window.take_back(tick, Column::Right);
         }
     }
 }
@@ -138,12 +136,16 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    fn budget(ratio: f64, floor: u32) -> Budget {
-        Budget::new(BudgetConfig {
+    fn config(ratio: f64, floor: u32) -> BudgetConfig {
+        BudgetConfig {
             ratio: Ratio::new(ratio).unwrap(),
             window: SECOND * 10,
             floor,
-        })
+        }
+    }
+
+    fn budget(ratio: f64, floor: u32) -> Budget {
+        Budget::new(config(ratio, floor))
     }
 
     fn withdrawn(budget: &Budget, now: Instant) -> usize {
@@ -184,8 +186,35 @@ mod tests {
         let budget = budget(0.5, 0);
         (0..10).for_each(|_| budget.deposit(now));
         assert_eq!(withdrawn(&budget, now), 5);
-        budget.replace(Ratio::ONE, 0);
+        budget.replace(config(1.0, 0));
         assert_eq!(withdrawn(&budget, now), 5);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_replaced_window_keeps_what_was_counted_within_it() {
+        let budget = budget(0.5, 0);
+        let deposit = |calls: usize| (0..calls).for_each(|_| budget.deposit(Instant::now()));
+        deposit(6);
+        tokio::time::advance(SECOND * 5).await;
+        deposit(10);
+        assert_eq!(withdrawn(&budget, Instant::now()), 8);
+        let over = |window| BudgetConfig {
+            window,
+            ..config(1.0, 0)
+        };
+        budget.replace(over(SECOND * 100));
+        assert_eq!(withdrawn(&budget, Instant::now()), 8);
+        tokio::time::advance(SECOND * 20).await;
+        deposit(3);
+        assert_eq!(withdrawn(&budget, Instant::now()), 3);
+        // All that a short one remembers is the last calls and retries, as many of each.
+        budget.replace(over(SECOND * 2));
+        assert_eq!(withdrawn(&budget, Instant::now()), 0);
+        deposit(2);
+        assert_eq!(withdrawn(&budget, Instant::now()), 2);
+        tokio::time::advance(SECOND * 3).await;
+        deposit(1);
+        assert_eq!(withdrawn(&budget, Instant::now()), 1);
     }
 
     #[test]

@@ -83,6 +83,18 @@ impl<P> Live<P> {
     }
 }
 
+impl<P> From<P> for Live<P> {
+    fn from(settings: P) -> Self {
+        Self::new(settings)
+    }
+}
+
+impl<P: Default> Default for Live<P> {
+    fn default() -> Self {
+        Self::new(P::default())
+    }
+}
+
 /// Reads [`Live`] settings and remembers what it read, so that reading them again costs one comparison. Each service
 /// has one of its own; what was replaced lives on until its last reader has looked again.
 pub struct Reader<P>(Cache<Arc<ArcSwap<P>>, Arc<P>>);

@@ -73,8 +73,40 @@ impl Window {
         }
     }
 
+    /// A window over another span, with what this one counts by now; each bucket counts as of its last moment.
+    pub(crate) fn over(&self, span: Duration, now: Instant) -> Self {
+        let mut new = Self::new(span, self.epoch);
+        let (tick, now) = (self.tick(now), self.nanos(now));
+        let newest = now / new.bucket;
+        let mut words = [0; BUCKETS as usize];
+        for word in self.buckets.iter().map(|bucket| bucket.load(Relaxed)) {
+            let age = later(tick, tick_of(word));
+            if age >= BUCKETS {
+                continue;
+            }
+            let ends = (tick.wrapping_sub(age) + 1).saturating_mul(self.bucket) - 1;
+            let counted = ends.min(now) / new.bucket;
+            if newest - counted >= BUCKETS {
+                continue;
+            }
+            // Nothing else is in its place: all are of the last few ticks.
+            let place = &mut words[(counted % BUCKETS) as usize];
+            let sum = |column: Column| (column.of(*place) + column.of(word)).min(COUNT_MAX);
+            let (left, right) = (sum(Column::Left), sum(Column::Right));
+            *place = (counted & TICK_MASK) << (2 * COUNT_BITS)
+                | right << Column::Right.shift()
+                | left << Column::Left.shift();
+        }
+        new.buckets = words.map(AtomicU64::new);
+        new
+    }
+
+    fn nanos(&self, now: Instant) -> u64 {
+        now.saturating_duration_since(self.epoch).as_nanos() as u64
+    }
+
     fn tick(&self, now: Instant) -> u64 {
-        now.saturating_duration_since(self.epoch).as_nanos() as u64 / self.bucket
+        self.nanos(now) / self.bucket
     }
 
     /// Counts one more.
@@ -203,6 +235,40 @@ mod tests {
         assert_eq!(window.sum(now), (1, 0));
         window.clear();
         assert_eq!(window.sum(now), (0, 0));
+    }
+
+    proptest! {
+        /// As often as one likes, and never are there more than there were.
+        #[test]
+        fn a_window_over_another_span_counts_what_is_not_too_old_for_it(
+            steps in prop::collection::vec((0_u64..3_000, any::<bool>(), 1_u64..30), 1..40),
+        ) {
+            let epoch = Instant::now();
+            let mut window = Window::new(Duration::from_secs(10), epoch);
+            let (mut millis, mut happened, mut spans) = (0, Vec::new(), vec![(0, 10_000)]);
+            for (step, left, span) in steps {
+                millis += step;
+                let now = epoch + Duration::from_millis(millis);
+                window.add(now, if left { Column::Left } else { Column::Right });
+                happened.push((millis, left));
+                let before = window.sum(now);
+                window = window.over(Duration::from_secs(span), now);
+                let after = window.sum(now);
+                prop_assert!(after.0 <= before.0 && after.1 <= before.1);
+                spans.push((millis, span * 1_000));
+                // What every window since then had room for, a tenth for each exchange aside, is there.
+                let stays = |(at, which): &&(u64, bool)| {
+                    let held = |spans: &[(u64, u64)]| {
+                        let until = spans.get(1).map_or(millis, |(until, _)| *until);
+                        until <= *at || until - at < spans[0].1 * 9 / 10
+                    };
+                    *which == left && (0..spans.len()).all(|from| held(&spans[from..]))
+                };
+                let kept = happened.iter().filter(stays).count() as u64;
+                let counted = if left { after.0 } else { after.1 };
+                prop_assert!(kept <= counted, "{} of {}", counted, kept);
+            }
+        }
     }
 
     #[test]

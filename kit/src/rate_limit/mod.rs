@@ -33,15 +33,16 @@ pub struct RateLimitLayer {
 }
 
 impl RateLimitLayer {
-    /// Admits requests at `rate`, beginning with a full burst.
-    pub fn new(rate: Rate) -> Self {
+    /// Admits requests at `rate`, beginning with a full burst; all of them where there is none.
+    pub fn new(rate: impl Into<Option<Rate>>) -> Self {
         Self {
             limiter: RateLimiter::new(rate, Instant::now()),
         }
     }
 
-    /// The handle that replaces the rate while requests pass. What was admitted until then stays counted.
-    pub fn rate(&self) -> &Live<Rate> {
+    /// The handle that replaces the rate while requests pass; `None` limits nothing. What was admitted at a rate until
+    /// then stays counted.
+    pub fn rate(&self) -> &Live<Option<Rate>> {
         self.limiter.rate()
     }
 }
@@ -62,7 +63,7 @@ impl<S> Layer<S> for RateLimitLayer {
 #[derive(Clone, Debug)]
 pub struct RateLimit<S> {
     inner: S,
-    rate: Reader<Rate>,
+    rate: Reader<Option<Rate>>,
     limiter: RateLimiter,
 }
 
@@ -81,7 +82,11 @@ where
 
     fn call(&mut self, request: Req) -> Self::Future {
         // Taken here and not in `poll_ready`: a service that is only held ready has used nothing.
-        match self.limiter.take_at(*self.rate.get(), clock::now()) {
+        let taken = match *self.rate.get() {
+            Some(rate) => self.limiter.take_at(rate, clock::now()),
+            None => Ok(()),
+        };
+        match taken {
             Ok(()) => ResponseFuture::called(self.inner.call(request)),
             // `inner` stays ready for the next call.
             Err(retry_after) => ResponseFuture::rejected(Rejection::RateLimited { retry_after }),

@@ -24,7 +24,7 @@ pub struct Rate {
 /// A bucket of tokens. Clones share it.
 #[derive(Clone, Debug)]
 pub struct RateLimiter {
-    rate: Live<Rate>,
+    rate: Live<Option<Rate>>,
     bucket: Arc<Bucket>,
 }
 
@@ -36,10 +36,10 @@ struct Bucket {
 }
 
 impl RateLimiter {
-    /// A full bucket.
-    pub fn new(rate: Rate, now: Instant) -> Self {
+    /// A full bucket. Without a rate nothing is taken out of it.
+    pub fn new(rate: impl Into<Option<Rate>>, now: Instant) -> Self {
         Self {
-            rate: Live::new(rate),
+            rate: Live::new(rate.into()),
             bucket: Arc::new(Bucket {
                 epoch: now,
                 full_at: AtomicU64::new(0),
@@ -47,14 +47,15 @@ impl RateLimiter {
         }
     }
 
-    /// The handle that replaces the rate. What was taken stays taken.
-    pub fn rate(&self) -> &Live<Rate> {
+    /// The handle that replaces the rate; `None` limits nothing. What was taken stays taken.
+    pub fn rate(&self) -> &Live<Option<Rate>> {
         &self.rate
     }
 
     /// Takes one token, or returns how long it takes until there is one.
     pub fn take(&self, now: Instant) -> Result<(), Duration> {
-        self.take_at(**self.rate.get(), now)
+        let rate = **self.rate.get();
+        rate.map_or(Ok(()), |rate| self.take_at(rate, now))
     }
 
     /// The same for one who has read the rate already.
@@ -155,9 +156,11 @@ mod tests {
         let limiter = RateLimiter::new(rate(2, 1_000), now);
         assert_eq!(limiter.take(now), Ok(()));
         assert_eq!(limiter.take(now), Ok(()));
-        limiter.rate().set(rate(2, 100));
+        limiter.rate().set(Some(rate(2, 100)));
         assert_eq!(limiter.take(now), Err(Duration::from_millis(100)));
-        limiter.rate().set(rate(4, 1_000));
+        limiter.rate().set(None);
+        assert!((0..100).all(|_| limiter.take(now).is_ok()));
+        limiter.rate().set(Some(rate(4, 1_000)));
         assert_eq!(limiter.take(now), Ok(()));
         assert_eq!(limiter.take(now), Ok(()));
         assert_eq!(limiter.take(now), Err(Duration::from_secs(1)));

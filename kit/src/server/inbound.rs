@@ -42,7 +42,7 @@ pub struct Inbound {
     /// Sheds what is too much at once, before anything is spent on it.
     pub concurrency: ConcurrencyLimitLayer,
     /// Refuses what is too much over time. Inside of the concurrency limit: what that refuses costs no token.
-    pub rate_limit: Option<RateLimitLayer>,
+    pub rate_limit: RateLimitLayer,
     /// Finds out who calls. Inside of the limits: who shows one wrong token after the other is slowed down as well.
     pub authenticate: Option<AuthenticateLayer>,
     /// Injected faults look like the handler's own: all of the above has to cope with them.
@@ -53,14 +53,11 @@ pub struct Inbound {
 
 /// A service inside of [`Inbound`].
 pub type InboundService<S> = InboundTrace<
-    Metrics<Respond<DeadlineService<ConcurrencyLimit<Limited<Asked<Fault<LimitBody<S>>>>>>>>,
+    Metrics<Respond<DeadlineService<ConcurrencyLimit<RateLimit<Asked<Fault<LimitBody<S>>>>>>>>,
 >;
 
 /// A service that finds out who calls or one that does not.
 type Asked<S> = Either<Authenticated<S>, S>;
-
-/// A service with a rate limit or without one.
-type Limited<S> = Either<RateLimit<S>, S>;
 
 impl Inbound {
     /// All layers as `config` says, for `service`.
@@ -74,7 +71,7 @@ impl Inbound {
                 config.concurrency,
                 observer(),
             ),
-            rate_limit: config.rate_limit.map(RateLimitLayer::new),
+            rate_limit: RateLimitLayer::new(config.rate_limit),
             authenticate: config.tokens.clone().map(AuthenticateLayer::new),
             fault: FaultLayer::new(config.fault),
             body_limit: BodyLimitLayer::new(config.body_limit),
@@ -99,7 +96,7 @@ impl<S> Layer<S> for Inbound {
         let service = body_limit.layer(handler);
         let service = fault.layer(service);
         let service = option_layer(authenticate.clone()).layer(service);
-        let service = option_layer(rate_limit.clone()).layer(service);
+        let service = rate_limit.layer(service);
         let service = concurrency.layer(service);
         let service = deadline.layer(service);
         let service = RespondLayer.layer(service);

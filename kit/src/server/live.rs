@@ -11,25 +11,22 @@ use crate::{
     rate_limit::Rate,
 };
 
-/// The policies of [`Inbound`] that can be replaced while it serves.
+/// The policies of [`Inbound`] that can be replaced while it serves. What else a [`ServerConfig`](super::ServerConfig) has
+/// belongs to listeners and connections that are there already, and is fixed once they are.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct InboundPolicies {
     /// How long a request may take at most.
     pub deadline: DeadlineConfig,
-    /// How many requests may be in progress at once.
-    pub concurrency: ConcurrencyConfig,
-    /// How many requests may come in a time.
+    /// How many requests may be in progress at once. `None`: any number.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub concurrency: Option<ConcurrencyConfig>,
+    /// How many requests may come in a time. `None`: any number.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rate_limit: Option<Rate>,
     /// Faults that are injected on purpose.
     pub fault: FaultConfig,
 }
-
-/// Whether there is a rate limit at all can only be chosen when the server is made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a rate_limit can be changed while the server runs, but neither added nor taken away")]
-pub struct FixedRateLimit;
 
 impl Inbound {
     /// The policies as they are.
@@ -37,31 +34,24 @@ impl Inbound {
         InboundPolicies {
             deadline: **self.deadline.config().get(),
             concurrency: **self.concurrency.limiter().config().get(),
-            rate_limit: self.rate_limit.as_ref().map(|limit| **limit.rate().get()),
+            rate_limit: **self.rate_limit.rate().get(),
             fault: **self.fault.config().get(),
         }
     }
 
-    /// Replaces all of them, for the requests to come. What they have counted stays.
-    ///
-    /// # Errors
-    /// If there is a rate limit and none was before, or the other way round. Nothing is replaced then.
-    pub fn replace(&self, policies: &InboundPolicies) -> Result<(), FixedRateLimit> {
+    /// Replaces all of them, for the requests to come. What they have counted stays, also of a limit that is taken away
+    /// and comes back.
+    pub fn replace(&self, policies: &InboundPolicies) {
         let InboundPolicies {
             deadline,
             concurrency,
             rate_limit,
             fault,
         } = policies;
-        match (&self.rate_limit, rate_limit) {
-            (Some(layer), Some(rate)) => layer.rate().set(*rate),
-            (None, None) => {}
-            _ => return Err(FixedRateLimit),
-        }
+        self.rate_limit.rate().set(*rate_limit);
         self.deadline.config().set(*deadline);
         self.concurrency.limiter().config().set(*concurrency);
         self.fault.config().set(*fault);
-        Ok(())
     }
 
     /// Follows the policies at `server` in the registry, see [`discovery::follow`](crate::discovery::follow):
@@ -73,7 +63,8 @@ impl Inbound {
     pub fn follow(&self, policies: &Policies) -> Option<Following> {
         let inbound = self.clone();
         policies.follow("server", &self.policies(), move |new| {
-            Ok(inbound.replace(&new)?)
+            inbound.replace(&new);
+            Ok(())
         })
     }
 }

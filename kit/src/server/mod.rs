@@ -23,7 +23,7 @@ pub use config::{DrainConfig, ServerConfig};
 pub use inbound::{Inbound, InboundService};
 pub use instance::{InstanceError, instance, registration};
 pub use listen::{BindError, Listeners};
-pub use live::{FixedRateLimit, InboundPolicies};
+pub use live::InboundPolicies;
 pub use respond::{Respond, RespondLayer};
 pub use run::{RunOptions, ServeError, run};
 pub use signal::shutdown_signal;

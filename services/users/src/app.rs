@@ -25,7 +25,7 @@ pub(crate) fn inbound(config: &ServerConfig, service: &ServiceName) -> Inbound {
             config.concurrency,
             metrics::observer(),
         ),
-        rate_limit: config.rate_limit.map(RateLimitLayer::new),
+        rate_limit: RateLimitLayer::new(config.rate_limit),
         authenticate: config.tokens.clone().map(AuthenticateLayer::new),
         fault: FaultLayer::new(config.fault),
         body_limit: BodyLimitLayer::new(config.body_limit),

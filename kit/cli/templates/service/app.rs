@@ -15,7 +15,7 @@ pub(crate) fn inbound(config: &ServerConfig, service: &ServiceName) -> Inbound {
         metrics: MetricsLayer::inbound(service),
         deadline: DeadlineLayer::inbound(config.deadline),
         concurrency: ConcurrencyLimitLayer::new(service.as_str(), config.concurrency, observer()),
-        rate_limit: config.rate_limit.map(RateLimitLayer::new),
+        rate_limit: RateLimitLayer::new(config.rate_limit),
         authenticate: config.tokens.clone().map(AuthenticateLayer::new),
         fault: FaultLayer::new(config.fault),
         body_limit: BodyLimitLayer::new(config.body_limit),

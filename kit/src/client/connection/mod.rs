@@ -28,7 +28,7 @@ use self::{
     http2::Line,
     target::Target,
 };
-use crate::{Body, BoxError, endpoint::Endpoint};
+use crate::{Body, BoxError, endpoint::Endpoint, policy::Live};
 
 /// The body of a request that can be sent: an abbreviation.
 trait Outgoing: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + Unpin + 'static {}
@@ -38,9 +38,9 @@ impl<B> Outgoing for B where
 {
 }
 
-/// Makes the connections to endpoints. Clones share nothing.
-#[derive(Clone, Debug)]
-pub struct Connector {
+/// How connections to one endpoint are made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConnectionConfig {
     /// How long making a connection may take. Default 1 s.
     pub connect_timeout: Duration,
     /// How many HTTP/1.1 connections to one endpoint there may be; a request that would need another one is refused
@@ -49,7 +49,7 @@ pub struct Connector {
     pub max_connections: NonZeroUsize,
 }
 
-impl Default for Connector {
+impl Default for ConnectionConfig {
     fn default() -> Self {
         Self {
             connect_timeout: Duration::from_secs(1),
@@ -58,16 +58,35 @@ impl Default for Connector {
     }
 }
 
+/// Makes the connections to endpoints. Clones share the configuration.
+#[derive(Clone, Debug, Default)]
+pub struct Connector {
+    config: Live<ConnectionConfig>,
+}
+
 impl Connector {
+    /// Makes connections as `config` says.
+    pub fn new(config: ConnectionConfig) -> Self {
+        Self {
+            config: Live::new(config),
+        }
+    }
+
+    /// The handle that replaces the configuration, for the connections to come; those that are there stay, above a lower
+    /// limit too.
+    pub fn config(&self) -> &Live<ConnectionConfig> {
+        &self.config
+    }
+
     /// The connections to one endpoint, of which none is made before the first request.
     pub fn to<B>(&self, endpoint: &Endpoint) -> Connection<B>
     where
         B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<BoxError>,
     {
-        let target = Arc::new(Target::new(endpoint, self.connect_timeout));
+        let target = Arc::new(Target::new(endpoint, self.config.clone()));
         Connection(Arc::new(Inner {
-            http1: Arc::new(Pool::new(Arc::clone(&target), self.max_connections.get())),
+            http1: Arc::new(Pool::new(Arc::clone(&target))),
             http2: Arc::new(Line::new(Arc::clone(&target))),
             target,
         }))

@@ -1,13 +1,12 @@
 //! Where connections go, and how one is made.
 
-use std::time::Duration;
-
 use http::{HeaderValue, Request, Uri, header, uri};
 use hyper_util::{client::legacy::connect::HttpConnector, rt::TokioIo};
 use tokio::{net::TcpStream, time::timeout};
 use tower::ServiceExt;
 
-use crate::{BoxError, endpoint::Endpoint, rejection::NotSent};
+use super::ConnectionConfig;
+use crate::{BoxError, endpoint::Endpoint, policy::Live, rejection::NotSent};
 
 /// An endpoint, in all the forms that a request needs it in.
 pub(super) struct Target {
@@ -16,32 +15,34 @@ pub(super) struct Target {
     host: HeaderValue,
     uri: Uri,
     connector: HttpConnector,
-    connect_timeout: Duration,
+    pub(super) config: Live<ConnectionConfig>,
 }
 
 impl Target {
-    pub(super) fn new(endpoint: &Endpoint, connect_timeout: Duration) -> Self {
+    pub(super) fn new(endpoint: &Endpoint, config: Live<ConnectionConfig>) -> Self {
         let address = endpoint.address.clone();
         let host = HeaderValue::from_str(address.as_str()).expect("an authority is visible ASCII");
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
-        // Divides the time between the addresses of a host that has more than one.
-        connector.set_connect_timeout(Some(connect_timeout));
         let path = uri::PathAndQuery::from_static("/");
         Self {
             uri: absolute(address.clone(), path),
             address,
             host,
             connector,
-            connect_timeout,
+            config,
         }
     }
 
     /// Makes a connection. Fails with [`NotSent`].
     pub(super) async fn connect(&self) -> Result<TokioIo<TcpStream>, BoxError> {
-        let connecting = self.connector.clone().oneshot(self.uri.clone());
+        let connect_timeout = self.config.get().connect_timeout;
+        let mut connector = self.connector.clone();
+        // Divides the time between the addresses of a host that has more than one.
+        connector.set_connect_timeout(Some(connect_timeout));
+        let connecting = connector.oneshot(self.uri.clone());
         // Looking up the name of the host takes time too.
-        match timeout(self.connect_timeout, connecting).await {
+        match timeout(connect_timeout, connecting).await {
             Ok(Ok(stream)) => Ok(stream),
             Ok(Err(error)) => Err(NotSent(error.into()).into()),
             Err(elapsed) => Err(NotSent(elapsed.into()).into()),

@@ -4,9 +4,11 @@ mod access;
 mod answers;
 #[cfg(feature = "dns")]
 mod dns;
+mod election;
 #[cfg(feature = "tls")]
 mod https;
 mod kv;
+mod policies;
 mod query;
 mod registering;
 mod thousand;

@@ -20,7 +20,7 @@ use kit::{
     balance::{Balance, BalanceConfig},
     circuit_breaker::{Circuit, CircuitBreakerConfig, CircuitState},
     classify::Outcome,
-    client::{Client, ClientConfig, Connector, Whole},
+    client::{Client, ClientConfig, ConnectionConfig, Connector, Whole},
     discovery::Fixed,
     endpoint::{Endpoint, Snapshot, Watch},
     event::nobody,
@@ -314,10 +314,10 @@ const VERSIONS: [Version; 2] = [Version::HTTP_11, Version::HTTP_2];
 #[tokio::test]
 async fn connections_release_everything_when_dropped() {
     let server = Server::start().await;
-    let connector = Connector {
+    let connector = Connector::new(ConnectionConfig {
         max_connections: NonZeroUsize::MIN,
-        ..Connector::default()
-    };
+        ..ConnectionConfig::default()
+    });
     for version in VERSIONS {
         let connection = connector.to::<Body>(&Endpoint::at(server.authority()));
         gives_its_only_place_back(connection, &server, version).await;

@@ -10,7 +10,10 @@ mod tests;
 use std::{
     fmt,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
     task::{Context, Poll, Waker},
     time::Duration,
 };
@@ -23,7 +26,7 @@ use hyper::{
     client::conn::{TrySendError, http1},
 };
 use tokio::{
-    sync::{Notify, OwnedSemaphorePermit, Semaphore},
+    sync::Notify,
     task::AbortHandle,
     time::{Instant, timeout_at},
 };
@@ -53,9 +56,7 @@ pub(super) struct Pool<B> {
     target: Arc<Target>,
     /// The one that was used last is used next, so that those that are not needed grow old.
     idle: Mutex<Idle<B>>,
-    /// One for each connection that may be there, made, idle or in use.
-    places: Arc<Semaphore>,
-    limit: usize,
+    places: Places,
     keeper: Mutex<Option<AbortHandle>>,
     /// Wakes the keeper.
     stirred: Arc<Notify>,
@@ -79,14 +80,12 @@ pub(super) struct Connecting<B> {
 type Making<B> = Pin<Box<dyn Future<Output = Result<Box<Link<B>>, BoxError>> + Send>>;
 
 impl<B: Outgoing> Pool<B> {
-    /// Without connections, of which there will be `limit` at most.
-    pub(super) fn new(target: Arc<Target>, limit: usize) -> Self {
-        let limit = limit.min(Semaphore::MAX_PERMITS);
+    /// Without connections.
+    pub(super) fn new(target: Arc<Target>) -> Self {
         Self {
             target,
             idle: Mutex::default(),
-            places: Arc::new(Semaphore::new(limit)),
-            limit,
+            places: Places::default(),
             keeper: Mutex::default(),
             stirred: Arc::default(),
         }
@@ -100,23 +99,20 @@ impl<B: Outgoing> Pool<B> {
             link.send(request);
             return Exchange::Sent(link);
         }
-        match Arc::clone(&self.places).try_acquire_owned() {
-            Ok(place) => Exchange::Connecting(Box::new(Connecting {
+        let limit = self.target.config.get().max_connections.get();
+        match self.places.take(limit) {
+            Some(place) => Exchange::Connecting(Box::new(Connecting {
                 making: Box::pin(Arc::clone(self).connect(place)),
                 request: Some(request),
             })),
-            Err(_) => {
-                let limit = self.limit;
+            None => {
                 let refused = Rejection::Overloaded { limit };
                 Exchange::Ended(Some(NotSent(refused.into()).into()))
             }
         }
     }
 
-    async fn connect(
-        self: Arc<Self>,
-        place: OwnedSemaphorePermit,
-    ) -> Result<Box<Link<B>>, BoxError> {
+    async fn connect(self: Arc<Self>, place: Place) -> Result<Box<Link<B>>, BoxError> {
         let stream = self.target.connect().await?;
         let handshake = http1::Builder::new().handshake(stream);
         let (sender, connection) = handshake.await.map_err(|error| NotSent(error.into()))?;
@@ -149,7 +145,7 @@ impl<B: Outgoing> Pool<B> {
     fn rest(&self) -> bool {
         let mut keeper = self.keeper();
         // A connection that is being made has its place before it asks for a keeper.
-        let rests = self.places.available_permits() == self.limit;
+        let rests = self.places.taken() == 0;
         if rests {
             *keeper = None;
         }
@@ -177,6 +173,32 @@ impl<B> Pool<B> {
 
     fn keeper(&self) -> MutexGuard<'_, Option<AbortHandle>> {
         self.keeper.lock().expect("no panic while locked")
+    }
+}
+
+/// Counts the connections that are there: being made, idle or in use.
+#[derive(Default)]
+struct Places(Arc<AtomicUsize>);
+
+/// That of one connection. Dropping it gives it back.
+struct Place(Arc<AtomicUsize>);
+
+impl Places {
+    /// A place, if fewer than `limit` are taken.
+    fn take(&self, limit: usize) -> Option<Place> {
+        let one_more = |taken| (taken < limit).then_some(taken + 1);
+        let taken = self.0.fetch_update(Relaxed, Relaxed, one_more);
+        taken.is_ok().then(|| Place(Arc::clone(&self.0)))
+    }
+
+    fn taken(&self) -> usize {
+        self.0.load(Relaxed)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
     }
 }
 
@@ -258,7 +280,7 @@ pub(super) struct Link<B> {
     /// Rounds of the keeper since it is idle.
     rounds: u8,
     pool: Weak<Pool<B>>,
-    _place: OwnedSemaphorePermit,
+    _place: Place,
 }
 
 impl<B: Outgoing> Link<B> {

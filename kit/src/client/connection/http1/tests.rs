@@ -20,7 +20,7 @@ use super::{
     *,
 };
 use crate::{
-    client::{Connection, Connector},
+    client::{Connection, ConnectionConfig, Connector},
     endpoint::Endpoint,
     rejection::find_cause,
 };
@@ -33,7 +33,7 @@ impl Connection<Body> {
 
 impl<B> Pool<B> {
     fn counts(&self) -> (usize, usize) {
-        let open = self.limit - self.places.available_permits();
+        let open = self.places.taken();
         (open, self.idle().len())
     }
 }
@@ -212,10 +212,11 @@ async fn a_request_above_the_bound_is_refused_at_once_and_a_place_is_free_when_o
         drop(stream);
     })
     .await;
-    let connector = Connector {
-        max_connections: NonZeroUsize::new(2).unwrap(),
-        ..Connector::default()
+    let at_most = |connections| ConnectionConfig {
+        max_connections: NonZeroUsize::new(connections).unwrap(),
+        ..ConnectionConfig::default()
     };
+    let connector = Connector::new(at_most(2));
     let connection: Connection<Body> = connector.to(&peer.endpoint);
     let mut first = tokio_test::task::spawn(connection.clone().call(get()));
     let mut second = tokio_test::task::spawn(connection.clone().call(get()));
@@ -226,6 +227,16 @@ async fn a_request_above_the_bound_is_refused_at_once_and_a_place_is_free_when_o
     drop(first);
     let mut third = tokio_test::task::spawn(connection.clone().call(get()));
     assert!(third.poll().is_pending());
+    assert_eq!(connection.http1().counts(), (2, 0));
+
+    // Those that are there count for a limit that is replaced.
+    connector.config().set(at_most(3));
+    let mut fourth = tokio_test::task::spawn(connection.clone().call(get()));
+    assert!(fourth.poll().is_pending());
+    connector.config().set(at_most(2));
+    drop(second);
+    let error = connection.ask(get()).await.unwrap_err();
+    assert_eq!(Rejection::find(&*error), refused);
     assert_eq!(connection.http1().counts(), (2, 0));
 }
 
@@ -240,10 +251,10 @@ async fn a_connection_that_is_not_made_in_time_says_that_the_request_never_arriv
     while let Ok(stream) = timeout(Duration::from_millis(500), TcpStream::connect(address)).await {
         queue.push(stream.unwrap());
     }
-    let connector = Connector {
+    let connector = Connector::new(ConnectionConfig {
         connect_timeout: Duration::from_millis(20),
-        ..Connector::default()
-    };
+        ..ConnectionConfig::default()
+    });
     let endpoint = Endpoint::at(address.to_string().parse().unwrap());
     let connection: Connection<Body> = connector.to(&endpoint);
     let error = connection.ask(get()).await.unwrap_err();
@@ -318,10 +329,10 @@ async fn whatever_is_given_up_the_bound_holds_and_nothing_is_left() {
     })
     .await;
     let tasks = Handle::current().metrics().num_alive_tasks();
-    let connector = Connector {
+    let connector = Connector::new(ConnectionConfig {
         max_connections: NonZeroUsize::new(LIMIT).unwrap(),
-        ..Connector::default()
-    };
+        ..ConnectionConfig::default()
+    });
     let connection: Connection<Body> = connector.to(&peer.endpoint);
     let mut callers = JoinSet::new();
     for seed in 0..2 * LIMIT as u64 {
