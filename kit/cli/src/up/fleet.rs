@@ -135,7 +135,7 @@ impl Fleet {
             }
             tokio::select! {
                 ended = self.next_end() => {
-                    output.say(ended.to_string()).await;
+                    output.say(ended.to_string());
                     if ended.how != CLEAN {
                         bad.push(ended.to_string());
                     }

@@ -93,33 +93,29 @@ async fn supervise(
     let started = tokio::select! {
         started = start(plan, programs, output, &mut fleet) => started,
         signal = signals.next() => {
-            output.say(format!("{signal} before all were ready: stopping")).await;
+            output.say(format!("{signal} before all were ready: stopping"));
             return fleet.stop(output, signals).await;
         }
     };
     if let Err(error) = started {
-        output
-            .say(format!("failed, so everything is stopped: {error:#}"))
-            .await;
+        output.say(format!("failed, so everything is stopped: {error:#}"));
         // What goes wrong now is a consequence; the cause is what the program ends with.
         if let Err(consequence) = fleet.stop(output, signals).await {
-            output.say(format!("{consequence:#}")).await;
+            output.say(format!("{consequence:#}"));
         }
         return Err(error);
     }
-    output
-        .say("ready: all instances answer; Ctrl-C stops them".to_owned())
-        .await;
+    output.say("ready: all instances answer; Ctrl-C stops them".to_owned());
 
     let mut died = Vec::new();
     while !fleet.is_empty() {
         tokio::select! {
             ended = fleet.next_end() => {
-                output.say(format!("{ended}; the others go on")).await;
+                output.say(format!("{ended}; the others go on"));
                 died.push(ended.instance);
             }
             signal = signals.next() => {
-                output.say(format!("{signal}: stopping")).await;
+                output.say(format!("{signal}: stopping"));
                 break;
             }
             () = output.broken() => break,
@@ -142,7 +138,7 @@ async fn start(
     for instance in &plan.instances {
         fleet.start(instance, plan, programs.of(&instance.service)?, output)?;
     }
-    output.say(plan.table()).await;
+    output.say(plan.table());
     let ready = tokio::time::timeout(READY_WITHIN, http::all_ready(&plan.instances));
     tokio::select! {
         ready = ready => match ready {

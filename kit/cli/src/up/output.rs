@@ -7,7 +7,7 @@ use std::{
 
 use tokio::{
     io::{AsyncBufReadExt, AsyncRead, BufReader},
-    sync::{mpsc, oneshot, watch},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch},
 };
 
 use super::plan::{Instance, Plan, wants_colour};
@@ -19,10 +19,14 @@ const WAITING_LINES: usize = 256;
 /// One per instance, in turn; readable on dark and light ground.
 const COLOURS: [u8; 6] = [36, 33, 35, 32, 34, 31];
 
+/// A line with its end, and the place of a service's line among those that may wait.
+type Line = (Vec<u8>, Option<OwnedSemaphorePermit>);
+
 /// Where lines go. Clones write to the same place.
 #[derive(Clone)]
 pub(crate) struct Output {
-    lines: mpsc::Sender<Vec<u8>>,
+    lines: mpsc::UnboundedSender<Line>,
+    places: Arc<Semaphore>,
     broken: watch::Receiver<bool>,
     style: Arc<Style>,
 }
@@ -48,12 +52,12 @@ impl Output {
             width: names.iter().map(String::len).max().unwrap_or(0),
             names,
         };
-        let (lines, mut waiting) = mpsc::channel::<Vec<u8>>(WAITING_LINES);
+        let (lines, mut waiting) = mpsc::unbounded_channel::<Line>();
         let (breaks, broken) = watch::channel(false);
         let (done, written) = oneshot::channel();
         // Not joined: it may hang in a write, and ends with the process at the latest.
         std::thread::spawn(move || {
-            while let Some(line) = waiting.blocking_recv() {
+            while let Some((line, _place)) = waiting.blocking_recv() {
                 let mut stdout = io::stdout().lock();
                 if stdout
                     .write_all(&line)
@@ -68,15 +72,17 @@ impl Output {
         });
         let output = Self {
             lines,
+            places: Arc::new(Semaphore::new(WAITING_LINES)),
             broken,
             style: Arc::new(style),
         };
         (output, written)
     }
 
-    /// A line, or several, of `kit` itself.
-    pub(crate) async fn say(&self, text: String) {
-        let _ = self.lines.send((text + "\n").into_bytes()).await;
+    /// A line, or several, of `kit` itself. There are few of them, and they do not wait: what they tell of, such as that
+    /// everything is stopped, must happen also where nobody reads on.
+    pub(crate) fn say(&self, text: String) {
+        let _ = self.lines.send(((text + "\n").into_bytes(), None));
     }
 
     /// Returns when the output cannot be written to any more.
@@ -117,7 +123,9 @@ impl Output {
         if line.last() != Some(&b'\n') {
             line.push(b'\n');
         }
-        let _ = self.lines.send(line).await;
+        if let Ok(place) = Arc::clone(&self.places).acquire_owned().await {
+            let _ = self.lines.send((line, Some(place)));
+        }
     }
 }
 
@@ -137,8 +145,8 @@ impl Style {
 mod tests {
     use super::*;
 
-    fn output(colour: bool) -> (Output, mpsc::Receiver<Vec<u8>>) {
-        let (lines, written) = mpsc::channel(16);
+    fn output(colour: bool) -> (Output, mpsc::UnboundedReceiver<Line>) {
+        let (lines, written) = mpsc::unbounded_channel();
         let style = Style {
             colour,
             width: 7,
@@ -146,6 +154,7 @@ mod tests {
         };
         let output = Output {
             lines,
+            places: Arc::new(Semaphore::new(16)),
             broken: watch::channel(false).1,
             style: Arc::new(style),
         };
@@ -165,7 +174,7 @@ mod tests {
         let (output, mut written) = output(colour);
         output.pump(instance(name), text).await;
         let mut lines = Vec::new();
-        while let Some(line) = written.recv().await {
+        while let Some((line, _)) = written.recv().await {
             lines.push(String::from_utf8_lossy(&line).into_owned());
         }
         lines

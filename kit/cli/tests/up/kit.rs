@@ -7,7 +7,7 @@ use std::{
     os::unix::process::CommandExt,
     path::Path,
     process::{Child, Command, ExitStatus, Stdio},
-    sync::mpsc::{Receiver, RecvTimeoutError, channel},
+    sync::mpsc::{Receiver, RecvTimeoutError, sync_channel},
     thread,
     time::Duration,
 };
@@ -26,7 +26,8 @@ pub(crate) struct Kit {
     lines: Receiver<String>,
     /// All lines of its standard output that were read so far.
     pub(crate) seen: Vec<String>,
-    errors: Option<thread::JoinHandle<String>>,
+    /// All of its standard error, once it has ended.
+    errors: Receiver<String>,
 }
 
 impl Kit {
@@ -43,7 +44,8 @@ impl Kit {
             .process_group(0)
             .spawn()
             .unwrap();
-        let (sender, lines) = channel();
+        // Of no room: while the test waits for no line, nobody reads.
+        let (sender, lines) = sync_channel(0);
         let stdout = BufReader::new(process.stdout.take().unwrap());
         thread::spawn(move || {
             for line in stdout.lines() {
@@ -51,16 +53,17 @@ impl Kit {
             }
         });
         let mut stderr = process.stderr.take().unwrap();
-        let errors = thread::spawn(move || {
+        let (all, errors) = sync_channel(1);
+        thread::spawn(move || {
             let mut text = String::new();
             stderr.read_to_string(&mut text).unwrap();
-            text
+            let _ = all.send(text);
         });
         Self {
             process,
             lines,
             seen: Vec::new(),
-            errors: Some(errors),
+            errors,
         }
     }
 
@@ -99,8 +102,14 @@ impl Kit {
         (status, self.errors())
     }
 
+    /// Waits for the end, and reads nothing more of what it prints.
+    pub(crate) fn end_unread(&mut self) -> ExitStatus {
+        self.errors();
+        self.process.wait().unwrap()
+    }
+
     fn errors(&mut self) -> String {
-        self.errors.take().unwrap().join().unwrap()
+        self.errors.recv_timeout(PATIENCE).unwrap()
     }
 
     fn pid(&self) -> Pid {

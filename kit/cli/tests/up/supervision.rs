@@ -42,6 +42,9 @@ fn main() {
     for stream in admin.incoming() {
         let mut stream = stream.unwrap();
         let _ = stream.read(&mut [0; 1024]);
+        if manners == "talks" {
+            std::thread::spawn(|| loop { println!("{}", "x".repeat(1000)) });
+        }
         let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
     }
 }
@@ -241,6 +244,21 @@ fn a_second_signal_kills_what_does_not_stop() {
     let (status, errors) = run.kit.end();
     assert!(!status.success());
     assert!(errors.contains("beta had to be killed"), "{errors}");
+    run.assert_none_left();
+}
+
+#[test]
+#[allow(
+    clippy::disallowed_methods,
+    reason = "a process is given time, and nothing else runs in this thread"
+)]
+fn a_signal_stops_everything_also_where_nobody_reads_what_the_services_say() {
+    let mut run = up(&[], &[("MANNERS_OF_ALPHA", "talks")]);
+    run.kit.wait_for("ready");
+    // As long as it takes to fill all that lies between alpha and this test, and more than that.
+    thread::sleep(Duration::from_secs(1));
+    run.kit.signal(Signal::SIGINT);
+    assert!(run.kit.end_unread().success());
     run.assert_none_left();
 }
 
