@@ -74,7 +74,7 @@ impl<S, G: Admit> InFlight<S, G> {
         patience: Patience,
         config: Live<BalanceConfig>,
     ) -> Self {
-        node.load.enter();
+        node.load.enter(since);
         Self {
             node,
             permit,
@@ -87,18 +87,20 @@ impl<S, G: Admit> InFlight<S, G> {
 
     /// The request was answered, or failed.
     fn finish(mut self, verdict: Verdict) {
-        self.finished = true;
         let (now, config) = (clock::now(), self.config.get());
         let load = &self.node.load;
+        self.finished = true;
         match verdict.outcome {
             Outcome::Success | Outcome::CallerFault => {
+                load.heard(now);
                 load.answered(now, now - self.since, &config);
             }
             Outcome::Failure | Outcome::Overload => {
+                load.heard(now);
                 let leave_alone = verdict.retry_after.max(verdict.pushback);
                 load.failed(now, leave_alone.unwrap_or_default(), &config);
             }
-            Outcome::Rejected => {}
+            Outcome::Rejected => load.leave(),
         }
         if let Some(permit) = self.permit.take() {
             permit.finish(now, verdict.outcome);
@@ -108,10 +110,10 @@ impl<S, G: Admit> InFlight<S, G> {
 
 impl<S, G: Admit> Drop for InFlight<S, G> {
     fn drop(&mut self) {
-        self.node.load.leave();
         if self.finished {
             return;
         }
+        self.node.load.leave();
         let (now, config) = (clock::now(), self.config.get());
         let (load, waited) = (&self.node.load, now - self.since);
         let Patience { is_full, .. } = self.patience;

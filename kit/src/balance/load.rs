@@ -2,14 +2,16 @@
 //!
 //! After Finagle's `PeakEwma` load metric and linkerd's load biaser: latency is an exponentially weighted moving
 //! average that jumps up with a slow answer at once and comes down slowly; a failure, however fast, counts as a
-//! slow answer that is forgotten sooner. Nothing here is written by reading: a read projects the decay to now.
+//! slow answer that is forgotten sooner. What is still waited for counts, too: an endpoint that has something to do and
+//! of which nothing is heard is as slow as it has been silent, so one that hangs is left alone before anybody has
+//! given up. Nothing here is written by reading: a read projects the decay to now.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::BalanceConfig;
-use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use crate::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// Below it all latencies are the same, and what is in flight decides.
 const LEAST: f32 = 1e-6;
@@ -21,7 +23,9 @@ const MAX_LEAVE_ALONE: Duration = Duration::from_secs(300);
 pub(super) struct Load {
     latency: Decaying,
     penalty: Decaying,
-    in_flight: AtomicU32,
+    /// How many requests are in flight, in the lower half of the word; in the upper half the millisecond since which
+    /// nothing was heard: when it last got something to do, or answered while it had more to do.
+    pending: AtomicU64,
     /// From where time is counted.
     epoch: Instant,
 }
@@ -32,7 +36,7 @@ impl Load {
         Self {
             latency: Decaying::default(),
             penalty: Decaying::default(),
-            in_flight: AtomicU32::new(0),
+            pending: AtomicU64::new(0),
             epoch: now,
         }
     }
@@ -43,18 +47,32 @@ impl Load {
     }
 
     /// One more request is in flight.
-    pub(super) fn enter(&self) {
-        self.in_flight.fetch_add(1, Relaxed);
+    pub(super) fn enter(&self, now: Instant) {
+        let now = self.millis(now);
+        let _ = self.pending.fetch_update(Relaxed, Relaxed, |word| {
+            Some(match word as u32 {
+                0 => stamped(now, 1),
+                _ => word + 1,
+            })
+        });
     }
 
-    /// One less.
+    /// One less, of which nothing was heard.
     pub(super) fn leave(&self) {
-        self.in_flight.fetch_sub(1, Relaxed);
+        self.pending.fetch_sub(1, Relaxed);
+    }
+
+    /// One less, for the endpoint gave a sign of life.
+    pub(super) fn heard(&self, now: Instant) {
+        let now = self.millis(now);
+        let _ = self
+            .pending
+            .fetch_update(Relaxed, Relaxed, |word| Some(stamped(now, word as u32 - 1)));
     }
 
     /// How many are in flight.
     pub(super) fn in_flight(&self) -> u32 {
-        self.in_flight.load(Relaxed)
+        self.pending.load(Relaxed) as u32
     }
 
     /// A request was answered after `latency`.
@@ -98,11 +116,22 @@ impl Load {
     /// What one more request would have to wait.
     pub(super) fn cost(&self, now: Instant, config: &BalanceConfig) -> Cost {
         let now = self.millis(now);
+        let pending = self.pending.load(Relaxed);
+        let in_flight = pending as u32;
+        let assumed = config.initial_latency.as_secs_f32();
+        let silent = if in_flight == 0 {
+            0.0
+        } else {
+            silent_millis((pending >> 32) as u32, now) as f32 / 1e3
+        };
         Cost {
-            latency: self.latency.at(now, config.decay),
+            latency: match self.latency.at(now, config.decay) {
+                Some(latency) => Some(latency.max(silent)),
+                None => (silent > assumed).then_some(silent),
+            },
             penalty: self.penalty.at(now, config.forgiveness).unwrap_or_default(),
-            requests: (self.in_flight.load(Relaxed) + 1) as f32,
-            assumed: config.initial_latency.as_secs_f32(),
+            requests: (in_flight + 1) as f32,
+            assumed,
         }
     }
 
@@ -110,6 +139,16 @@ impl Load {
     fn score(&self, now: Instant, config: &BalanceConfig) -> f32 {
         self.cost(now, config).alone()
     }
+}
+
+fn stamped(millis: u32, count: u32) -> u64 {
+    u64::from(millis) << 32 | u64::from(count)
+}
+
+/// The difference of two wrapping counters; 0 where somebody else has read the clock later.
+fn silent_millis(since: u32, now: u32) -> u32 {
+    let millis = now.wrapping_sub(since);
+    if millis > u32::MAX / 2 { 0 } else { millis }
 }
 
 /// What one more request would have to wait, as a guess that is good for comparing.
@@ -314,9 +353,9 @@ mod tests {
         let below = |a: &Load, b: &Load| a.cost(now, &CONFIG).is_below(&b.cost(now, &CONFIG));
         assert!(!below(&fast, &cold) && !below(&cold, &fast));
         assert!(below(&cold, &slow));
-        fast.enter();
+        fast.enter(now);
         assert!(below(&cold, &fast));
-        cold.enter();
+        cold.enter(now);
         assert!(!below(&cold, &fast));
         // It learns from its first answer as from no later one.
         cold.leave();
@@ -334,10 +373,41 @@ mod tests {
         let now = Instant::now();
         let later = now + millis(3_600_000);
         let [busy, idle] = [(); 2].map(|()| Load::new(now));
-        busy.enter();
+        busy.enter(later);
         assert!(busy.score(later, &CONFIG) > idle.score(later, &CONFIG));
         busy.leave();
         assert_eq!(busy.score(later, &CONFIG), idle.score(later, &CONFIG));
+    }
+
+    #[test]
+    fn one_that_is_silent_while_it_has_something_to_do_is_as_slow_as_it_has_been_silent() {
+        let now = Instant::now();
+        let [hangs, cold] = [(); 2].map(|()| Load::new(now));
+        hangs.answered(now, millis(10), &CONFIG);
+        let latency = |load: &Load, at| load.cost(at, &CONFIG).latency;
+        // Nobody expects anything of it.
+        let later = now + millis(60_000);
+        assert!(latency(&hangs, later).unwrap() < 0.001);
+        for load in [&hangs, &cold] {
+            load.enter(later);
+            load.enter(later + millis(50));
+        }
+        assert_eq!(latency(&hangs, later + millis(100)), Some(0.1));
+        assert_eq!(latency(&cold, later + millis(100)), Some(0.1));
+        // Who is new has the time that is assumed of it.
+        assert_eq!(latency(&cold, later + millis(20)), None);
+        // Who read the clock earlier does not take it for silent.
+        assert!(latency(&hangs, later - millis(1)).unwrap() < 0.001);
+        // One call that was given up says nothing, an answer says that it lives.
+        hangs.leave();
+        assert_eq!(latency(&hangs, later + millis(200)), Some(0.2));
+        hangs.enter(later + millis(200));
+        hangs.heard(later + millis(300));
+        assert_eq!(hangs.in_flight(), 1);
+        assert_eq!(latency(&hangs, later + millis(301)), Some(0.001));
+        assert_eq!(latency(&hangs, later + millis(400)), Some(0.1));
+        hangs.heard(later + millis(400));
+        assert!(latency(&hangs, later + millis(500)).unwrap() < 0.001);
     }
 
     #[test]

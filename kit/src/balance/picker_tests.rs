@@ -155,7 +155,7 @@ proptest! {
             let picked = table.pick(&Keyed(slack), Some(HashKey::of(&[key])), &mut rng);
             let index = names.iter().position(|name| *name == picked).unwrap();
             let load = &table.0.all.members.get(index).node.load;
-            load.enter();
+            load.enter(Instant::now());
             let share = (before + 1) as f64 * f64::from(weights[index]) / f64::from(total);
             let most = (share * (1.0 + slack.get())).ceil();
             prop_assert!(f64::from(load.in_flight()) <= most + 1e-6);

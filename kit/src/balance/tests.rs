@@ -196,6 +196,43 @@ async fn a_fast_failure_attracts_no_traffic() {
     assert!((1..=2).contains(&failures), "{failures}");
 }
 
+/// A call each five milliseconds that takes ten; and then many at once, as many as make the one that answers look as
+/// loaded as the one that does not.
+#[tokio::test(start_paused = true)]
+async fn one_that_hangs_is_left_alone_before_anybody_has_given_up() {
+    let hangs = Arc::new(AtomicBool::new(false));
+    let mut world = World::new(&["a:1", "b:1"], {
+        let hangs = Arc::clone(&hangs);
+        move |endpoint: &Endpoint| {
+            let (hangs, address) = (Arc::clone(&hangs), endpoint.address.clone());
+            BoxCloneSyncService::new(service_fn(move |_: Request<()>| {
+                let (hangs, address) = (Arc::clone(&hangs), address.clone());
+                async move {
+                    if hangs.load(SeqCst) && address == "a:1" {
+                        pending().await
+                    }
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                    Ok(Response::new(address))
+                }
+            }))
+        }
+    });
+    let mut calls = tokio::task::JoinSet::new();
+    for at in 0..100 {
+        hangs.store(at >= 20, SeqCst);
+        calls.spawn(world.call(Request::new(())));
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let stuck = world.in_flight();
+    assert!((1..=3).contains(&stuck), "{stuck}");
+    for _ in 0..20 {
+        calls.spawn(world.call(Request::new(())));
+    }
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(world.in_flight(), stuck);
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_endpoint_with_a_closed_gate_is_not_picked_while_another_is_available() {
     let mut world = World::new(&["a:1", "b:1", "c:1"], answer);
