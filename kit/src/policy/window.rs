@@ -11,16 +11,18 @@ const BUCKETS: u64 = 10;
 /// The bits of one count; a bucket that is full counts no further.
 const COUNT_BITS: u32 = 22;
 const COUNT_MAX: u64 = (1 << COUNT_BITS) - 1;
-/// The bits of the tick that a bucket was begun in. They come round after 12 days for a window of 10 s.
-const TICK_MASK: u64 = (1 << (64 - 2 * COUNT_BITS)) - 1;
-/// By how many ticks somebody who counts may be late. A bucket that seems to be further ahead is from before the ticks
+/// The bits of the turn that a bucket was begun in. Turns come round after 121 days for a window of 10 s: what was
+/// counted then, in a bucket that nobody touched since, would count again for as long as the window is.
+const TURN_MASK: u64 = (1 << (64 - 2 * COUNT_BITS)) - 1;
+/// By how many turns somebody who counts may be late. A bucket that seems to be further ahead is from before the turns
 /// came round.
-const LATEST: u64 = 4 * BUCKETS;
+const LATEST: u64 = 4;
 
 /// Counts two things that happened in the last `span`, give or take a tenth of it.
 ///
-/// Each bucket is one atomic word of a tick and the two counts, so that a bucket is begun anew and counted in by
-/// one exchange. The counts order nothing else, hence the relaxed accesses.
+/// Time goes in ticks, each bucket has every tenth of them, and ten are a turn. Each bucket is one atomic word of its turn
+/// and the two counts, so that a bucket is begun anew and counted in by one exchange. The counts order nothing else,
+/// hence the relaxed accesses.
 #[derive(Debug)]
 pub(crate) struct Window {
     epoch: Instant,
@@ -53,13 +55,13 @@ impl Column {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Tick(u64);
 
-fn tick_of(word: u64) -> u64 {
+fn turn_of(word: u64) -> u64 {
     word >> (2 * COUNT_BITS)
 }
 
-/// How much later `tick` is than `other`, both modulo the mask; a large number if it is earlier.
-fn later(tick: u64, other: u64) -> u64 {
-    tick.wrapping_sub(other) & TICK_MASK
+/// How much later `turn` is than `other`, both modulo the mask; a large number if it is earlier.
+fn later(turn: u64, other: u64) -> u64 {
+    turn.wrapping_sub(other) & TURN_MASK
 }
 
 impl Window {
@@ -79,12 +81,8 @@ impl Window {
         let (tick, now) = (self.tick(now), self.nanos(now));
         let newest = now / new.bucket;
         let mut words = [0; BUCKETS as usize];
-        for word in self.buckets.iter().map(|bucket| bucket.load(Relaxed)) {
-            let age = later(tick, tick_of(word));
-            if age >= BUCKETS {
-                continue;
-            }
-            let ends = (tick.wrapping_sub(age) + 1).saturating_mul(self.bucket) - 1;
+        for (begun, word) in self.counting(tick) {
+            let ends = (begun + 1).saturating_mul(self.bucket) - 1;
             let counted = ends.min(now) / new.bucket;
             if newest - counted >= BUCKETS {
                 continue;
@@ -93,7 +91,7 @@ impl Window {
             let place = &mut words[(counted % BUCKETS) as usize];
             let sum = |column: Column| (column.of(*place) + column.of(word)).min(COUNT_MAX);
             let (left, right) = (sum(Column::Left), sum(Column::Right));
-            *place = (counted & TICK_MASK) << (2 * COUNT_BITS)
+            *place = ((counted / BUCKETS) & TURN_MASK) << (2 * COUNT_BITS)
                 | right << Column::Right.shift()
                 | left << Column::Left.shift();
         }
@@ -112,14 +110,15 @@ impl Window {
     /// Counts one more.
     pub(crate) fn add(&self, now: Instant, column: Column) -> Tick {
         let tick = self.tick(now);
-        let bucket = &self.buckets[(tick % BUCKETS) as usize];
+        let (turn, bucket) = (tick / BUCKETS, &self.buckets[(tick % BUCKETS) as usize]);
         let _ = bucket.fetch_update(Relaxed, Relaxed, |word| {
-            match later(tick, tick_of(word)) {
+            match later(turn, turn_of(word)) {
                 0 if column.of(word) == COUNT_MAX => None,
                 0 => Some(word + (1 << column.shift())),
-                // Somebody who read the clock later has begun the bucket anew.
-                _ if later(tick_of(word), tick) <= LATEST => None,
-                _ => Some((tick & TICK_MASK) << (2 * COUNT_BITS) | 1 << column.shift()),
+                // Somebody who read the clock later has begun the bucket anew. One of which nothing is kept was begun by
+                // nobody.
+                _ if word != 0 && later(turn_of(word), turn) <= LATEST => None,
+                _ => Some((turn & TURN_MASK) << (2 * COUNT_BITS) | 1 << column.shift()),
             }
         });
         Tick(tick)
@@ -127,22 +126,35 @@ impl Window {
 
     /// Takes back one that was counted at `tick`, if it still counts.
     pub(crate) fn take_back(&self, Tick(tick): Tick, column: Column) {
-        let bucket = &self.buckets[(tick % BUCKETS) as usize];
+        let (turn, bucket) = (tick / BUCKETS, &self.buckets[(tick % BUCKETS) as usize]);
         let _ = bucket.fetch_update(Relaxed, Relaxed, |word| {
-            (later(tick, tick_of(word)) == 0 && column.of(word) > 0)
+            (later(turn, turn_of(word)) == 0 && column.of(word) > 0)
                 .then(|| word - (1 << column.shift()))
         });
     }
 
     /// The left and the right count.
     pub(crate) fn sum(&self, now: Instant) -> (u64, u64) {
-        let tick = self.tick(now);
+        self.counting(self.tick(now))
+            .fold((0, 0), |(left, right), (_, word)| {
+                (left + Column::Left.of(word), right + Column::Right.of(word))
+            })
+    }
+
+    /// The buckets that count at `tick`, each with the tick in which it was begun.
+    fn counting(&self, tick: u64) -> impl Iterator<Item = (u64, u64)> {
+        let now = tick % BUCKETS;
         self.buckets
             .iter()
-            .map(|bucket| bucket.load(Relaxed))
-            .filter(|word| later(tick, tick_of(*word)) < BUCKETS)
-            .fold((0, 0), |(left, right), word| {
-                (left + Column::Left.of(word), right + Column::Right.of(word))
+            .zip(0..)
+            .filter_map(move |(bucket, place)| {
+                // One whose tick is still to come in this turn had its last one in the turn before, if there was one.
+                let begun = match place <= now {
+                    true => tick - now + place,
+                    false => (tick - now + place).checked_sub(BUCKETS)?,
+                };
+                let word = bucket.load(Relaxed);
+                (later(begun / BUCKETS, turn_of(word)) == 0).then_some((begun, word))
             })
     }
 
@@ -185,8 +197,8 @@ mod tests {
     }
 
     proptest! {
-        /// However many days nothing happens, what happens then counts. They are whole days, and fewer than the 267
-        /// after which the ticks of a window of 10 s come back to within minutes of what they were.
+        /// However many days nothing happens, what happens then counts, and nothing else does. They are whole days, and
+        /// fewer than the 1214 after which the turns of a window of 10 s come back to within minutes of what they were.
         #[test]
         fn what_happens_after_long_idle_times_counts(
             steps in prop::collection::vec((0_u64..3, 0_u64..1_000), 1..100),
@@ -221,6 +233,34 @@ mod tests {
             other.join().unwrap();
             assert_eq!(window.sum(now), (1, 1));
         });
+    }
+
+    /// As many ticks as once came round, and some more and less.
+    #[test]
+    fn after_twelve_days_nothing_counts_that_happened_before_and_all_that_happens() {
+        for late in -50..=50 {
+            let epoch = Instant::now();
+            let window = Window::new(Duration::from_secs(10), epoch);
+            for second in 0..10 {
+                window.add(epoch + Duration::from_secs(second), Column::Left);
+            }
+            let now = (1 << 20) + late;
+            let now = epoch + Duration::from_secs(now as u64);
+            assert_eq!(window.sum(now), (0, 0), "{late}");
+            window.add(now, Column::Right);
+            assert_eq!(window.sum(now), (0, 1), "{late}");
+        }
+    }
+
+    #[test]
+    fn what_was_forgotten_does_not_keep_anything_from_counting_shortly_before_turns_come_round() {
+        let epoch = Instant::now();
+        for before in 1..100 {
+            let window = Window::new(Duration::from_secs(10), epoch);
+            let now = epoch + Duration::from_secs((TURN_MASK + 1) * BUCKETS - before);
+            window.add(now, Column::Left);
+            assert_eq!(window.sum(now), (1, 0), "{before}");
+        }
     }
 
     #[test]
