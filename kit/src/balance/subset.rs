@@ -10,7 +10,7 @@
 //! without gaps, or that know all the other clients; where a change of endpoints reshuffles them, connections are torn
 //! down everywhere.
 
-use std::{num::NonZeroUsize, sync::OnceLock};
+use std::{env, ffi::OsString, fs, num::NonZeroUsize, sync::OnceLock};
 
 use serde::{Deserialize, Serialize};
 
@@ -24,8 +24,10 @@ pub struct SubsetConfig {
     /// So many of those that discovery knows; of those that are near and of the others so many each, where the
     /// client has a [`LocalityConfig`](super::LocalityConfig). All, if there are no more. Default 20.
     pub size: NonZeroUsize,
-    /// Tells this client from others: clients of the same name take the same endpoints. Default `None`: a random
-    /// name, the same for all clients in this process.
+    /// Tells this client from others: clients of the same name take the same endpoints. Default `None`: what
+    /// `KIT_SERVER__REGISTRATION__ID` says, or else the name of its host, with the program, its arguments and the
+    /// variables that say where its server listens. So a process that is started again in its place takes the same
+    /// endpoints again. All clients of a process have the same name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub client: Option<String>,
 }
@@ -73,7 +75,37 @@ impl SubsetConfig {
 /// The name of this process, as a hash.
 fn process() -> u64 {
     static NAME: OnceLock<u64> = OnceLock::new();
-    *NAME.get_or_init(rand::random)
+    *NAME.get_or_init(|| {
+        let variable = |name: &str| env::var_os(name);
+        name(host(), env::args_os(), variable).unwrap_or_else(rand::random)
+    })
+}
+
+/// The name of this host, where the system tells it without being asked in C.
+fn host() -> Option<OsString> {
+    let kernel = fs::read_to_string("/proc/sys/kernel/hostname");
+    let kernel = kernel.ok().map(|name| name.trim().into());
+    let host = kernel.or_else(|| env::var_os("HOSTNAME"));
+    host.filter(|name| !name.is_empty())
+}
+
+/// As what its server is registered, or else where it was started and as what; `None` if nobody knows.
+fn name(
+    host: Option<OsString>,
+    arguments: impl Iterator<Item = OsString>,
+    variable: impl Fn(&str) -> Option<OsString>,
+) -> Option<u64> {
+    let parts = match variable("KIT_SERVER__REGISTRATION__ID") {
+        Some(id) => vec![id],
+        None => {
+            // What differs between processes of one program on one host, if that is the same when they start again.
+            let places = ["KIT_CONFIG", "KIT_SERVER__LISTEN", "KIT_SERVER__ADVERTISE"];
+            let places = places.map(|place| variable(place).unwrap_or_default());
+            [host?].into_iter().chain(places).chain(arguments).collect()
+        }
+    };
+    let add = |name, part: &OsString| mix(name ^ HashKey::of(part.as_encoded_bytes()).0);
+    Some(parts.iter().fold(0, add))
 }
 
 #[cfg(test)]
@@ -149,6 +181,44 @@ mod tests {
                 assert!((f64::from(*count) - mean).abs() < spread, "{counts:?}");
             }
         }
+    }
+
+    #[test]
+    fn a_process_has_the_same_name_when_it_is_started_again_and_another_one_elsewhere() {
+        let of = |host: &str, arguments: &[&str], variables: &[(&str, &str)]| {
+            let variable = |name: &str| {
+                let found = variables.iter().find(|(other, _)| *other == name);
+                found.map(|(_, value)| value.into())
+            };
+            name(
+                Some(host.into()),
+                arguments.iter().map(Into::into),
+                variable,
+            )
+            .unwrap()
+        };
+        let listen = ("KIT_SERVER__LISTEN", "a:1");
+        let users = of("h1", &["users"], &[listen]);
+        assert_eq!(
+            users,
+            of("h1", &["users"], &[("KIT_LOG__FORMAT", "json"), listen])
+        );
+        for other in [
+            of("h2", &["users"], &[listen]),
+            of("h1", &["bugs"], &[listen]),
+            of("h1", &["users", "--port=7"], &[listen]),
+            of("h1", &["users"], &[("KIT_SERVER__LISTEN", "a:3")]),
+        ] {
+            assert_ne!(users, other);
+        }
+        // As what it is registered says more than where it is.
+        let id = ("KIT_SERVER__REGISTRATION__ID", "users-1");
+        assert_eq!(
+            of("h1", &["users"], &[id]),
+            of("h2", &["users", "-v"], &[id, listen])
+        );
+        assert_eq!(name(None, std::iter::empty(), |_| None), None);
+        assert_eq!(process(), process());
     }
 
     #[test]
