@@ -1,7 +1,7 @@
 //! What it costs when the endpoints of a service are other ones, or when they are told again.
 
 use kit::{
-    balance::{Balance, BalanceConfig},
+    balance::{Balance, BalanceConfig, Pick},
     circuit_breaker::Circuit,
     endpoint::{Endpoint, Snapshot, Watch},
     policy::Live,
@@ -29,14 +29,17 @@ pub struct Update {
 }
 
 impl Update {
-    /// A balancer that knows its endpoints.
-    pub fn new() -> Self {
+    /// A balancer that knows its endpoints, and picks one as `pick` says.
+    pub fn new(pick: Pick) -> Self {
         let (set, watch) = Watch::channel(upstream());
         let list = snapshot(ENDPOINTS);
         let other = Endpoint::at("192.168.0.1:80".parse().expect("host and port")).into();
         let replaced = list.iter().skip(1).cloned().chain([other]).collect();
         set.send_replace(Some(list.clone()));
-        let config = Live::new(BalanceConfig::default());
+        let config = Live::new(BalanceConfig {
+            pick,
+            ..BalanceConfig::default()
+        });
         let connect = |_: &Endpoint| Bare(Inner::AtOnce);
         Self {
             balance: Balance::new(watch, config, connect, |_: &Endpoint| circuit()),
@@ -61,11 +64,5 @@ impl Update {
     /// A call; the first one after endpoints were told of makes the next set of endpoints.
     pub fn call(&mut self) {
         drop(self.balance.call(request(&context())));
-    }
-}
-
-impl Default for Update {
-    fn default() -> Self {
-        Self::new()
     }
 }

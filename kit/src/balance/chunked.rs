@@ -4,7 +4,7 @@
 //! would count 10,000 references up and down again. The price is a search for the chunk of an index, among so few that
 //! their ends lie in some cache lines; a list of one chunk does not pay it.
 
-use std::{cmp::Ordering, sync::Arc};
+use std::{cmp::Ordering, iter, sync::Arc};
 
 /// The most items of one chunk.
 const MOST: usize = 128;
@@ -49,6 +49,44 @@ impl<T> Chunked<T> {
         let items = &self.chunks[chunk];
         // Counted from the end, which is known.
         &items[index + items.len() - self.ends[chunk] as usize]
+    }
+
+    pub(super) fn chunks(&self) -> &[Arc<[T]>] {
+        &self.chunks
+    }
+
+    /// Each chunk, with the place at which `old` has the very same one.
+    pub(super) fn beside<'a>(
+        &'a self,
+        old: &'a Self,
+    ) -> impl Iterator<Item = (&'a Arc<[T]>, Option<usize>)> {
+        // Those that they share are in the same order in both.
+        let mut from = 0;
+        self.chunks.iter().map(move |chunk| {
+            let is_same = |other| Arc::ptr_eq(chunk, other);
+            let place = old.chunks[from..].iter().position(is_same);
+            let place = place.map(|place| from + place);
+            from = place.map_or(from, |place| place + 1);
+            (chunk, place)
+        })
+    }
+
+    /// What there is in chunks that `old` does not have.
+    pub(super) fn unlike<'a>(&'a self, old: &'a Self) -> impl Iterator<Item = &'a T> {
+        let others = self.beside(old).filter(|(_, place)| place.is_none());
+        others.flat_map(|(chunk, _)| chunk.iter())
+    }
+
+    /// How many items there are for which `is_before` holds, which are the first ones.
+    pub(super) fn partition_point(&self, is_before: impl Fn(&T) -> bool) -> usize {
+        let all = |chunk: &Arc<[T]>| chunk.last().is_some_and(&is_before);
+        let place = self.chunks.partition_point(all);
+        match self.chunks.get(place) {
+            None => self.len(),
+            Some(chunk) => {
+                self.ends[place] as usize - chunk.len() + chunk.partition_point(&is_before)
+            }
+        }
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &T> + Clone {
@@ -105,15 +143,48 @@ impl<T: Clone> Chunked<T> {
         }
         made.extend(rest.iter().map(|key| how.make(key, None)));
         split(&mut made, &mut chunks);
-        let next = Self::of(chunks);
-        // What shrank piece by piece is put together again.
-        if next.chunks.len() > 2 + 4 * next.len() / MOST {
-            let mut all = next.iter().cloned().collect();
-            let mut chunks = Vec::new();
-            split(&mut all, &mut chunks);
-            return Self::of(chunks);
+        Self::of(chunks).packed()
+    }
+
+    /// The list, in order, without those of `gone` and with `came`, which are in order too; it shares with this one all
+    /// chunks in which nothing changes.
+    pub(super) fn changed(&self, gone: &[T], came: Vec<T>) -> Self
+    where
+        T: Ord,
+    {
+        let mut chunks = Vec::with_capacity(self.chunks.len() + 2);
+        let mut made = Vec::new();
+        let mut gone = gone.iter().peekable();
+        let mut came = came.into_iter().peekable();
+        for chunk in &self.chunks {
+            let last = chunk.last().expect("no chunk is empty");
+            let is_gone = gone.peek().is_some_and(|item| *item <= last);
+            if !is_gone && came.peek().is_none_or(|item| item > last) {
+                split(&mut made, &mut chunks);
+                chunks.push(Arc::clone(chunk));
+                continue;
+            }
+            for item in chunk.iter() {
+                made.extend(iter::from_fn(|| came.next_if(|other| other < item)));
+                if gone.next_if(|other| *other == item).is_none() {
+                    made.push(item.clone());
+                }
+            }
         }
-        next
+        made.extend(came);
+        split(&mut made, &mut chunks);
+        Self::of(chunks).packed()
+    }
+
+    /// What shrank piece by piece is put together again.
+    fn packed(self) -> Self {
+        if self.chunks.len() <= 2 + 4 * self.len() / MOST {
+            return self;
+        }
+        let mut all = self.iter().cloned().collect();
+        let mut chunks = Vec::new();
+        split(&mut all, &mut chunks);
+        Self::of(chunks)
     }
 }
 
@@ -138,7 +209,7 @@ impl<T: Clone> FromIterator<T> for Chunked<T> {
 
 #[cfg(test)]
 mod tests {
-    use std::cell::Cell;
+    use std::{cell::Cell, collections::BTreeSet};
 
     use proptest::prelude::*;
 
@@ -216,6 +287,40 @@ mod tests {
                 let next = list.next(&one, &how);
                 check(&next, &one);
                 prop_assert!(how.0.get() - before <= 2 * MOST);
+            }
+        }
+
+        /// Against a sorted list, too.
+        #[test]
+        fn what_is_gone_is_missing_what_came_is_there_and_the_rest_is_shared(
+            steps in prop::collection::vec(prop::collection::btree_set(0_u16..9_000, 0..80), 1..12),
+        ) {
+            let mut model: BTreeSet<u16> = (0..8_000).step_by(3).collect();
+            let mut list: Chunked<u16> = model.iter().copied().collect();
+            for turned in steps {
+                let (gone, came): (Vec<_>, Vec<_>) =
+                    turned.iter().partition(|item| model.contains(item));
+                model = model.symmetric_difference(&turned).copied().collect();
+                let next = list.changed(&gone, came);
+                prop_assert!(next.iter().eq(&model));
+                prop_assert!(next.chunks.iter().all(|chunk| (1..=MOST).contains(&chunk.len())));
+                for item in [0, 4_000, 8_999, 9_000] {
+                    let before = model.range(..item).count();
+                    prop_assert_eq!(next.partition_point(|other| *other < item), before);
+                }
+                let place = |item: &u16| next.partition_point(|other| other < item);
+                prop_assert!(model.iter().enumerate().all(|(index, item)| place(item) == index));
+                // A chunk that has none of what changed is the same one, and the others are unlike.
+                let turned_in = |chunk: &&Arc<[u16]>| {
+                    turned.range(chunk[0]..=*chunk.last().unwrap()).next().is_some()
+                };
+                let shared = next.beside(&list).filter(|(_, place)| place.is_some()).count();
+                let untouched = list.chunks.iter().filter(|chunk| !turned_in(chunk)).count();
+                let repacked = next.chunks.len() < list.chunks.len() / 2;
+                prop_assert!(repacked || shared + turned.len() >= untouched, "{shared} of {untouched}");
+                let others: BTreeSet<_> = next.unlike(&list).chain(list.unlike(&next)).collect();
+                prop_assert!(turned.iter().all(|item| others.contains(item)));
+                list = next;
             }
         }
     }

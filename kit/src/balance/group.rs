@@ -16,11 +16,13 @@ use super::{
     locality::Capacity,
     pick::Candidate,
     picker::Source,
-    ring::{self, Point},
+    ring::{self, Ring},
+    weights::Weights,
 };
 use crate::{
     Rejection,
-    endpoint::Endpoint,
+    endpoint::{Endpoint, beside},
+    name::EndpointId,
     policy::Admit,
     sync::atomic::{AtomicU64, Ordering::Relaxed},
 };
@@ -37,10 +39,10 @@ pub(super) struct Group<S, G> {
     available: Tally,
     /// How many requests are in flight.
     in_flight: Tally,
-    // Made for the picker that needs them, by whoever makes the group; after a change of pickers by the first
-    // request, or by a few that come at once.
-    cumulative_weights: OnceLock<Box<[u64]>>,
-    ring: OnceLock<Box<[Point]>>,
+    // Made for the picker that needs them: by the first request that has such a picker, or by a few that come at once;
+    // from then on, out of what the group before had, by whoever makes the group.
+    weights: OnceLock<Weights>,
+    ring: OnceLock<Ring>,
 }
 
 /// A number that takes a look at all endpoints to know. In a large group it is counted at most once in 10 ms, by one
@@ -208,7 +210,7 @@ impl<S, G> Group<S, G> {
             since: now,
             available: Tally::new(),
             in_flight: Tally::new(),
-            cumulative_weights: OnceLock::new(),
+            weights: OnceLock::new(),
             ring: OnceLock::new(),
         }
     }
@@ -236,24 +238,38 @@ impl<S, G> Group<S, G> {
         Some(Self::of(self.members.next(&near, &Taken), now))
     }
 
-    /// Makes what `pick` needs, some of it from what the group before has of it.
+    /// Makes what `pick` needs, and what was needed of the group before, out of what that has of it: the work is that of
+    /// the chunks that changed.
     pub(super) fn prepare(&self, old: &Self, pick: Pick) {
+        // Nobody else has seen this group yet, so nothing is there already.
+        if let Some(weights) = old.weights.get() {
+            let old = Some((weights, &old.members));
+            let _ = self
+                .weights
+                .set(Weights::after(old, &self.members, |member| member.weight));
+        }
+        if let Some(ring) = old.ring.get() {
+            let (new, old) = (self.unlike(old), old.unlike(self));
+            let came = newcomers(&new, &old);
+            let gone = newcomers(&old, &new);
+            let _ = self.ring.set(ring::after(ring, gone, came));
+        }
         match pick {
             Pick::PeakEwma | Pick::RoundRobin | Pick::Random => {}
             Pick::Weighted => {
-                self.cumulative_weights();
+                self.weights();
             }
             Pick::ConsistentHash => {
-                self.cumulative_weights();
-                if let Some(points) = old.ring.get() {
-                    // Nobody else has seen this group yet.
-                    let _ = self
-                        .ring
-                        .set(ring::after(points, old.endpoints(), self.endpoints()));
-                }
+                self.weights();
                 self.ring();
             }
         }
+    }
+
+    /// The endpoints in those pieces of this group that the other one does not share.
+    fn unlike<'a>(&'a self, other: &'a Self) -> Vec<&'a Arc<Endpoint>> {
+        let members = self.members.unlike(&other.members);
+        members.map(|member| &member.endpoint).collect()
     }
 
     pub(super) fn endpoints(&self) -> impl Iterator<Item = &Arc<Endpoint>> {
@@ -264,23 +280,27 @@ impl<S, G> Group<S, G> {
         now.saturating_duration_since(self.since).as_millis() as u32
     }
 
-    /// The sum of the weights up to and with each.
-    pub(super) fn cumulative_weights(&self) -> &[u64] {
-        made(&self.cumulative_weights, || {
-            let mut sum = 0;
-            let add = |member: &Member<S, G>| {
-                sum += u64::from(member.weight);
-                sum
-            };
-            self.members.iter().map(add).collect()
+    pub(super) fn weights(&self) -> &Weights {
+        made(&self.weights, || {
+            Weights::after(None, &self.members, |member| member.weight)
         })
     }
 
-    pub(super) fn ring(&self) -> &[Point] {
+    pub(super) fn ring(&self) -> &Ring {
         made(&self.ring, || {
-            ring::after(&[], iter::empty(), self.endpoints())
+            let all = self.endpoints().map(|endpoint| &endpoint.id);
+            ring::after(&Ring::empty(), iter::empty(), all)
         })
     }
+}
+
+/// The ids of those of `new` that are not in `old`; both are ordered by id.
+fn newcomers<'a>(
+    new: &[&'a Arc<Endpoint>],
+    old: &[&'a Arc<Endpoint>],
+) -> impl Iterator<Item = &'a EndpointId> {
+    let beside = beside(new.iter().copied(), old.iter().copied());
+    beside.filter_map(|(endpoint, place)| place.is_none().then_some(&endpoint.id))
 }
 
 impl<S, G: Admit> Group<S, G> {
@@ -313,7 +333,7 @@ impl<S, G: Admit> Group<S, G> {
 }
 
 /// What is in `cell`, or what `make` makes. Nobody waits for another who is making it.
-fn made<T>(cell: &OnceLock<Box<[T]>>, make: impl FnOnce() -> Box<[T]>) -> &[T] {
+fn made<T>(cell: &OnceLock<T>, make: impl FnOnce() -> T) -> &T {
     if let Some(made) = cell.get() {
         return made;
     }
@@ -378,12 +398,17 @@ impl<S, G: Admit> Source for Seen<'_, S, G> {
         member.is_available(self.view) && !member.was_tried(self.view)
     }
 
-    fn cumulative_weights(&self) -> &[u64] {
-        self.group.cumulative_weights()
+    fn weights(&self) -> &Weights {
+        self.group.weights()
     }
 
-    fn ring(&self) -> &[Point] {
+    fn ring(&self) -> &Ring {
         self.group.ring()
+    }
+
+    fn find(&self, id: &EndpointId) -> usize {
+        let members = &self.group.members;
+        members.partition_point(|member| member.endpoint.id < *id)
     }
 }
 

@@ -25,6 +25,7 @@ mod picker;
 mod ring;
 mod set;
 mod subset;
+mod weights;
 
 use std::{
     fmt,

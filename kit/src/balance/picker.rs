@@ -9,8 +9,8 @@ use http::{Extensions, HeaderMap, Method, Uri};
 use rand::{Rng, RngExt};
 use serde::{Deserialize, Serialize};
 
-use super::{load::Cost, ring::Point};
-use crate::endpoint::Endpoint;
+use super::{load::Cost, ring::Ring, weights::Weights};
+use crate::{endpoint::Endpoint, name::EndpointId};
 
 /// Proposes which endpoint takes a request.
 ///
@@ -77,9 +77,10 @@ pub(super) trait Source {
     fn total_in_flight(&self) -> usize;
     fn cost(&self, index: usize) -> Cost;
     fn is_usable(&self, index: usize) -> bool;
-    /// The sum of the weights up to and with each.
-    fn cumulative_weights(&self) -> &[u64];
-    fn ring(&self) -> &[Point];
+    fn weights(&self) -> &Weights;
+    fn ring(&self) -> &Ring;
+    /// The index of the one with this id, which there is.
+    fn find(&self, id: &EndpointId) -> usize;
 }
 
 /// The endpoints that a [`Picker`] chooses from, ordered by id, with closed gates or not. There is at least one.
@@ -195,9 +196,7 @@ pub struct Weighted;
 
 impl Picker for Weighted {
     fn pick(&self, candidates: &mut Candidates<'_>, _: &Call<'_>, _: usize) -> usize {
-        let sums = candidates.source().cumulative_weights();
-        let total = sums.last().copied().expect("there is at least one");
-        let at = candidates.rng.random_range(0..total);
-        sums.partition_point(|sum| *sum <= at)
+        let weights = candidates.source().weights();
+        weights.index(candidates.rng.random_range(0..weights.total()))
     }
 }

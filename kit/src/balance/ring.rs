@@ -5,54 +5,49 @@
 //! has one point there, and a key looks from several places: Appleton, O'Reilly, "Multi-probe consistent hashing",
 //! 2015 (arXiv:1505.00062), which is as even as many points for each endpoint and needs no large table.
 
-use std::{fmt, iter, sync::Arc};
+use std::fmt;
 
-use super::picker::{Call, Candidates, Picker};
-use crate::{
-    endpoint::{Endpoint, beside},
-    policy::Ratio,
+use super::{
+    chunked::Chunked,
+    picker::{Call, Candidates, Picker},
 };
+use crate::{name::EndpointId, policy::Ratio};
 
 /// From how many places a key looks for the nearest endpoint.
 const PROBES: u64 = 21;
 /// How many endpoints a key is passed on to at most; the paper expects 2 / slack² at worst.
 const STEPS: usize = 256;
 
-/// Where an endpoint stands on the ring, and its index in the set.
-pub(super) type Point = (u64, u32);
+/// The endpoints by their places on the ring, which depend on the ids only, so all processes agree.
+pub(super) type Ring = Chunked<Point>;
 
-/// The points of the endpoints `new`, in the order of the ring, where `points` are those of `old`: only newcomers are
-/// hashed and sorted. The points depend on the ids only, so all processes agree.
+/// Where an endpoint stands on the ring.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Point {
+    place: u64,
+    id: EndpointId,
+}
+
+impl Point {
+    fn of(id: &EndpointId) -> Self {
+        Self {
+            place: HashKey::of(id.as_str().as_bytes()).0,
+            id: id.clone(),
+        }
+    }
+}
+
+/// The ring after these endpoints have gone and those have come.
 pub(super) fn after<'a>(
-    points: &[Point],
-    old: impl Iterator<Item = &'a Arc<Endpoint>>,
-    new: impl Iterator<Item = &'a Arc<Endpoint>>,
-) -> Box<[Point]> {
-    const GONE: u32 = u32::MAX;
-    let mut moved = vec![GONE; points.len()];
-    let mut newcomers = Vec::new();
-    for (index, (endpoint, place)) in beside(new, old).enumerate() {
-        match place {
-            Some(place) => moved[place] = index as u32,
-            None => {
-                let place = HashKey::of(endpoint.id.as_str().as_bytes()).0;
-                newcomers.push((place, index as u32));
-            }
-        }
-    }
-    newcomers.sort_unstable();
-    let mut newcomers = newcomers.into_iter().peekable();
-    let mut ring = Vec::with_capacity(points.len() + newcomers.len());
-    for (place, index) in points {
-        let index = moved[*index as usize];
-        if index != GONE {
-            let before = |newcomer: &Point| *newcomer < (*place, index);
-            ring.extend(iter::from_fn(|| newcomers.next_if(before)));
-            ring.push((*place, index));
-        }
-    }
-    ring.extend(newcomers);
-    ring.into()
+    ring: &Ring,
+    gone: impl Iterator<Item = &'a EndpointId>,
+    came: impl Iterator<Item = &'a EndpointId>,
+) -> Ring {
+    let (mut gone, mut came): (Vec<_>, Vec<_>) =
+        (gone.map(Point::of).collect(), came.map(Point::of).collect());
+    gone.sort_unstable();
+    came.sort_unstable();
+    ring.changed(&gone, came)
 }
 
 /// Which requests belong together, in the extensions of a request: those with the same key go to the same endpoint
@@ -85,7 +80,7 @@ type KeyOf = dyn Fn(&Call<'_>) -> Option<HashKey> + Send + Sync;
 /// the next on the ring. An endpoint that comes or goes moves its own keys only. A request without a key goes to
 /// the better of two chosen at random.
 ///
-/// Shares are in proportion to [`Endpoint::weight`]; where an idle key goes is not.
+/// Shares are in proportion to [`Endpoint::weight`](crate::endpoint::Endpoint::weight); where an idle key goes is not.
 pub struct ConsistentHash {
     key: Box<KeyOf>,
     slack: Ratio,
@@ -141,32 +136,31 @@ impl Picker for Keyed {
 
 /// The endpoint for `key`, after `turn` others that have room too.
 fn walk(candidates: &Candidates<'_>, key: HashKey, slack: Ratio, turn: usize) -> usize {
-    let ring = candidates.source().ring();
+    let source = candidates.source();
+    let ring = source.ring();
     let start = nearest(ring, key);
-    let sums = candidates.source().cumulative_weights();
-    let weights = sums.last().copied().expect("there is at least one") as f64;
+    let at = |step: usize| source.find(&ring.get((start + step) % ring.len()).id);
+    let weights = source.weights().total() as f64;
     let requests = (candidates.total_in_flight() + 1) as f64 * (1.0 + slack.get());
-    let has_room = |index: usize| {
-        let weight = f64::from(candidates.endpoint(index).weight.max(1));
+    let has_room = |index: &usize| {
+        let weight = f64::from(candidates.endpoint(*index).weight.max(1));
         let room = (requests * weight / weights).ceil();
-        f64::from(candidates.in_flight(index)) < room
+        f64::from(candidates.in_flight(*index)) < room
     };
-    let onward = ring[start..].iter().chain(&ring[..start]);
+    let onward = (0..ring.len().min(STEPS)).map(at);
     onward
-        .map(|(_, index)| *index as usize)
-        .take(STEPS)
-        .filter(|index| has_room(*index))
+        .filter(has_room)
         .nth(turn)
         // All that have room were proposed, so room does not matter any more.
-        .unwrap_or_else(|| ring[(start + turn) % ring.len()].1 as usize)
+        .unwrap_or_else(|| at(turn))
 }
 
 /// Where on the ring the point is that follows one of the places of `key` most closely.
-fn nearest(ring: &[Point], key: HashKey) -> usize {
+fn nearest(ring: &Ring, key: HashKey) -> usize {
     let probe = |n: u64| {
         let place = mix(key.0 ^ n.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        let next = ring.partition_point(|(point, _)| *point < place) % ring.len();
-        (ring[next].0.wrapping_sub(place), next)
+        let next = ring.partition_point(|point| point.place < place) % ring.len();
+        (ring.get(next).place.wrapping_sub(place), next)
     };
     let (_, index) = (1..=PROBES).map(probe).min().expect("there are some");
     index

@@ -102,16 +102,22 @@ pub(super) fn table(rows: &[Row], time: &Value) -> String {
         );
     }
     let updates = &time["updates"];
-    let micros = |name: &str| updates[name].as_f64().unwrap_or(f64::NAN);
     let _ = write!(
         text,
-        "\nThe first call after one of {} endpoints was replaced: {:.0} us; after the same list was told again: {:.0} us; \
-         any other: {:.1} us.\n",
+        "\n| a call, of {} endpoints, us | the first after one was replaced | after the same list was told again | any other |\n|-|-|-|-|\n",
         updates["endpoints"],
-        micros("one_replaced_us"),
-        micros("same_again_us"),
-        micros("untold_us"),
     );
+    for row in updates["picks"].as_array().into_iter().flatten() {
+        let micros = |name: &str| row[name].as_f64().unwrap_or(f64::NAN);
+        let _ = writeln!(
+            text,
+            "| {} | {:.0} | {:.0} | {:.1} |",
+            row["pick"].as_str().unwrap_or_default(),
+            micros("one_replaced_us"),
+            micros("same_again_us"),
+            micros("untold_us"),
+        );
+    }
     text
 }
 

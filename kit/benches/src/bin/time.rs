@@ -15,6 +15,7 @@ use std::{
     time::Duration,
 };
 
+use kit::balance::Pick;
 use kit_benches::{BARE, Case, ENDPOINTS, Inner, Subject, Update};
 use nix::time::{ClockId, clock_gettime};
 use serde_json::{Value, json};
@@ -309,23 +310,27 @@ fn report(row: &Row) -> Value {
     })
 }
 
-/// What the first call costs after the endpoints were told again, beside one of the others.
+/// What the first call costs after the endpoints were told again, beside one of the others, for each picker.
 fn updates(runtime: &Runtime, rounds: usize) -> Value {
     let _context = runtime.enter();
-    let mut update = Update::new();
-    let mut call = |tell: fn(&mut Update)| {
-        let times = (0..rounds).map(|_| {
-            tell(&mut update);
-            let began = Took::now();
-            update.call();
-            began.since().cpu / 1e3
-        });
-        median(times)
+    let of = |pick: Pick| {
+        let mut update = Update::new(pick);
+        let mut call = |tell: fn(&mut Update)| {
+            let times = (0..rounds).map(|_| {
+                tell(&mut update);
+                let began = Took::now();
+                update.call();
+                began.since().cpu / 1e3
+            });
+            median(times)
+        };
+        json!({
+            "pick": pick,
+            "one_replaced_us": call(Update::replace_one),
+            "same_again_us": call(Update::tell_again),
+            "untold_us": call(|_| ()),
+        })
     };
-    json!({
-        "endpoints": ENDPOINTS,
-        "one_replaced_us": call(Update::replace_one),
-        "same_again_us": call(Update::tell_again),
-        "untold_us": call(|_| ()),
-    })
+    let picks = [Pick::PeakEwma, Pick::Weighted, Pick::ConsistentHash];
+    json!({ "endpoints": ENDPOINTS, "picks": picks.map(of) })
 }
