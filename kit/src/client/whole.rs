@@ -12,14 +12,12 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, Response, response::Parts};
+use http::{Response, response::Parts};
 use http_body::Body as _;
-use http_body_util::{BodyExt, Full};
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
-use crate::{Body, BoxError, policy::Live};
+use crate::{Body, BoxError, body::Collecting, policy::Live};
 
 /// Answers when the whole of a short answer is there. Clones share what those of the inner service share.
 #[derive(Clone, Debug)]
@@ -91,64 +89,14 @@ pin_project! {
 struct Reading {
     // None when it was given away.
     head: Option<Parts>,
-    body: Body,
-    length: usize,
-    read: Read,
+    body: Collecting<Body>,
 }
 
 impl Reading {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Response<Body>, BoxError>> {
-        while !self.body.is_end_stream() {
-            let Some(frame) = ready!(Pin::new(&mut self.body).poll_frame(cx)) else {
-                break;
-            };
-            match frame?.into_data() {
-                Ok(data) => self.read.push(data, self.length),
-                Err(frame) => self.read.trailers = frame.into_trailers().ok(),
-            }
-        }
+        let body = ready!(Pin::new(&mut self.body).poll(cx))?;
         let head = self.head.take().expect("not polled after it was ready");
-        let body = std::mem::take(&mut self.read).into_body();
-        Poll::Ready(Ok(Response::from_parts(head, body)))
-    }
-}
-
-/// What was read of a body.
-#[derive(Default)]
-struct Read {
-    /// Most short bodies come in one piece, which is not copied.
-    first: Bytes,
-    /// All of it, where there is more than one piece.
-    all: BytesMut,
-    trailers: Option<HeaderMap>,
-}
-
-impl Read {
-    fn push(&mut self, data: Bytes, length: usize) {
-        if self.first.is_empty() {
-            self.first = data;
-            return;
-        }
-        if self.all.is_empty() {
-            self.all.reserve(length);
-            self.all.extend_from_slice(&self.first);
-        }
-        self.all.extend_from_slice(&data);
-    }
-
-    fn into_body(self) -> Body {
-        let bytes = if self.all.is_empty() {
-            self.first
-        } else {
-            self.all.freeze()
-        };
-        match self.trailers {
-            None => Body::full(bytes),
-            Some(trailers) => {
-                let trailers = async { Some(Ok(trailers)) };
-                Body::stream(Full::new(bytes).with_trailers(trailers))
-            }
-        }
+        Poll::Ready(Ok(Response::from_parts(head, body.into())))
     }
 }
 
@@ -168,15 +116,13 @@ where
         let length = response.body().size_hint().exact();
         let length = length.and_then(|length| usize::try_from(length).ok());
         let short = length.filter(|length| length <= this.limit);
-        let Some(length) = short.filter(|_| !response.body().is_end_stream()) else {
+        if short.is_none() || response.body().is_end_stream() {
             return Poll::Ready(Ok(response));
-        };
+        }
         let (head, body) = response.into_parts();
         let mut reading = Reading {
             head: Some(head),
-            body,
-            length,
-            read: Read::default(),
+            body: Collecting::new(body, *this.limit),
         };
         let polled = reading.poll(cx);
         if polled.is_pending() {
@@ -189,9 +135,11 @@ where
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
     use futures_util::{FutureExt, StreamExt, stream};
+    use http::HeaderMap;
     use http_body::Frame;
-    use http_body_util::StreamBody;
+    use http_body_util::{BodyExt, StreamBody};
     use tower::{ServiceExt, service_fn};
 
     use super::*;

@@ -9,8 +9,62 @@
 //! with the deadline and the trace of that one: a deadline of each caller's own stands outside of this layer.
 //!
 //! The call itself is boxed: the layer has one map for all services that it builds, whatever their futures are.
-//! Nothing is kept once the answer is there: this is no cache.
+//! Nothing is kept once the answer is there: this is no cache. But who joins a call may get an answer that was on its way
+//! before he asked.
+//!
+//! An answer has to be `Clone`, which one over HTTP is not while its body is still to come. A [`CollectLayer`] reads it to
+//! its end, and [`CoalesceLayer::same`] knows which calls over HTTP are the same. Around the kit's client:
+//!
+//! ```
+//! use kit::{
+//!     BoxError, client::Client,
+//!     coalesce::{CoalesceLayer, CollectLayer},
+//!     deadline::DeadlineLayer,
+//! };
+//! use tower::ServiceBuilder;
+//! # use std::{convert::Infallible, sync::atomic::{AtomicU32, Ordering::Relaxed}, time::Duration};
+//! # use http::{Request, Response};
+//! # use hyper_util::rt::{TokioExecutor, TokioIo};
+//! # use kit::{Body, discovery::Fixed};
+//! # use tower::ServiceExt;
+//! # static ASKED: AtomicU32 = AtomicU32::new(0);
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), BoxError> {
+//! # let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+//! # let there = listener.local_addr()?.to_string().parse()?;
+//! # tokio::spawn(async move {
+//! #     while let Ok((stream, _)) = listener.accept().await {
+//! #         let serve = hyper::service::service_fn(async |_| {
+//! #             ASKED.fetch_add(1, Relaxed);
+//! #             tokio::time::sleep(Duration::from_millis(100)).await;
+//! #             Ok::<_, Infallible>(Response::new(Body::full("ann")))
+//! #         });
+//! #         let builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
+//! #         tokio::spawn(async move { builder.serve_connection(TokioIo::new(stream), serve).await.is_ok() });
+//! #     }
+//! # });
+//! # let discovery = Fixed::new([("users".parse()?, vec![there])]);
+//! # let client = Client::new(&discovery, "users".parse()?, Default::default(), kit::event::nobody());
+//! let users = ServiceBuilder::new()
+//!     // Each caller's own.
+//!     .layer(DeadlineLayer::outbound(Default::default()))
+//!     .layer(CoalesceLayer::same(Default::default()))
+//!     .layer(CollectLayer::new(64 * 1024))
+//!     .service(client);
+//!
+//! let calls = [(); 3].map(|()| users.clone().oneshot(Request::get("/users/7").body(Body::empty()).unwrap()));
+//! for answer in futures_util::future::try_join_all(calls).await? {
+//!     assert_eq!(answer.body().bytes(), "ann");
+//! }
+//! # assert_eq!(ASKED.load(Relaxed), 1);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Generated clients speak through that stack, too: `UsersClient::json(users)`.
 
+mod collect;
+mod same;
 #[cfg(test)]
 mod tests;
 
@@ -31,6 +85,10 @@ use serde::{Deserialize, Serialize};
 use tower_layer::Layer;
 use tower_service::Service;
 
+pub use self::{
+    collect::{Collect, CollectFuture, CollectLayer},
+    same::{CoalesceSameLayer, Same},
+};
 use crate::{BoxError, policy::Live};
 
 /// How many calls are known at once.

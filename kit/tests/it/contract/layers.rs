@@ -8,10 +8,13 @@ use std::{
 use kit::{
     Code,
     authenticate::{AuthenticateLayer, StaticTokens},
+    body::Collected,
     circuit_breaker::{Circuit, CircuitBreakerConfig, CircuitBreakerLayer, CircuitState},
     client::{ClientConfig, Outbound, Whole},
     clock::SharedClockLayer,
-    coalesce::{Coalesce, CoalesceConfig, CoalesceLayer},
+    coalesce::{
+        Coalesce, CoalesceConfig, CoalesceLayer, CoalesceSameLayer, Collect, CollectLayer, Same,
+    },
     concurrency::{Adaptive, ConcurrencyConfig, ConcurrencyLimitLayer},
     deadline::{AttemptTimeoutLayer, DeadlineConfig, DeadlineLayer},
     event::nobody,
@@ -217,22 +220,19 @@ fn hedge() -> HedgeLayer {
 }
 contract!(hedge);
 
-/// Takes the body off an answer, so that it can be shared, and puts one on it again.
+/// Reads answers to their end, so that they can be shared, and gives them a body again.
 #[derive(Clone)]
-struct Coalesced(CoalesceLayer<http::Uri, Response<()>, UriOf>);
+struct Coalesced(CoalesceSameLayer);
 
-type UriOf = fn(&Request<Body>) -> Option<http::Uri>;
-type Bare = MapResponse<Inner, fn(Response<Body>) -> Response<()>>;
+type Shared =
+    Coalesce<Collect<Inner>, Same, Response<Collected>, fn(&Request<Body>) -> Option<Same>>;
 
 impl Layer<Inner> for Coalesced {
-    type Service = MapResponse<
-        Coalesce<Bare, http::Uri, Response<()>, UriOf>,
-        fn(Response<()>) -> Response<Body>,
-    >;
+    type Service = MapResponse<Shared, fn(Response<Collected>) -> Response<Body>>;
 
     fn layer(&self, inner: Inner) -> Self::Service {
-        let bare: Bare = MapResponse::new(inner, |answer| answer.map(drop));
-        MapResponse::new(self.0.layer(bare), |answer| answer.map(|()| Body::empty()))
+        let inner = CollectLayer::new(1024).layer(inner);
+        MapResponse::new(self.0.layer(inner), |answer| answer.map(Body::from))
     }
 }
 
@@ -241,9 +241,7 @@ fn coalesce() -> Coalesced {
     let config = CoalesceConfig {
         max_calls: NonZeroUsize::MIN,
     };
-    Coalesced(CoalesceLayer::new(config, |request| {
-        Some(request.uri().clone())
-    }))
+    Coalesced(CoalesceLayer::same(config))
 }
 contract!(coalesce);
 

@@ -1,4 +1,6 @@
-//! The one body type of the assembled stacks.
+//! The one body type of the assembled stacks, and what is left of a body that was read.
+
+mod collected;
 
 use std::{
     fmt,
@@ -11,6 +13,7 @@ use bytes::Bytes;
 use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::{BodyExt, combinators::UnsyncBoxBody};
 
+pub use self::collected::{Collected, Collecting};
 use crate::BoxError;
 
 /// A body that can say whether all of it is known, and then be had a second time, to be sent side by side.
@@ -164,6 +167,14 @@ impl Body {
             body,
             _held: Some(held),
         })
+    }
+
+    /// All of it, unless it is a stream still to come. Asked before anybody has read of it.
+    pub(crate) fn known(&self) -> Option<Bytes> {
+        match &self.kind {
+            Kind::Full(bytes) => Some(bytes.clone().unwrap_or_default()),
+            Kind::Incoming { .. } | Kind::Lent(_) | Kind::Stream(_) => None,
+        }
     }
 
     const fn of(kind: Kind) -> Self {
