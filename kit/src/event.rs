@@ -87,6 +87,8 @@ pub enum Event<'a> {
     EndpointsChanged {
         /// The service.
         service: &'a ServiceName,
+        /// What its source is asked for beside the name of the service; empty where nothing is.
+        query: &'a str,
         /// How many there are now.
         total: usize,
         /// How many are new.
@@ -98,6 +100,10 @@ pub enum Event<'a> {
     EndpointsConfirmed {
         /// The service.
         service: &'a ServiceName,
+        /// What its source is asked for beside the name of the service; empty where nothing is.
+        query: &'a str,
+        /// How many there are.
+        total: usize,
     },
     /// The source could not be asked for so long that the set is no longer used.
     EndpointsExpired {
@@ -106,10 +112,12 @@ pub enum Event<'a> {
         /// For how long nobody confirmed the set.
         age: Duration,
     },
-    /// Nobody follows the endpoints of a service any more.
+    /// Nobody follows the endpoints of a service, by this query, any more.
     DiscoveryEnded {
         /// The service.
         service: &'a ServiceName,
+        /// What its source is asked for beside the name of the service; empty where nothing is.
+        query: &'a str,
     },
     /// The registry could not be asked; the last good set stays.
     DiscoveryFailed {

@@ -16,6 +16,8 @@ use crate::{
 /// The set of one service, as its source keeps it up to date, and who hears of it.
 pub(super) struct Publisher {
     service: ServiceName,
+    /// What the source is asked for beside its name.
+    query: String,
     set: watch::Sender<Option<Snapshot>>,
     /// When the source last said how the set is.
     confirmed: watch::Sender<Instant>,
@@ -25,12 +27,14 @@ pub(super) struct Publisher {
 impl Publisher {
     pub(super) fn new(
         service: ServiceName,
+        query: String,
         set: watch::Sender<Option<Snapshot>>,
         observer: SharedObserver,
     ) -> Self {
         let (confirmed, _) = watch::channel(Instant::now());
         Self {
             service,
+            query,
             set,
             confirmed,
             observer,
@@ -49,9 +53,12 @@ impl Publisher {
     /// The source said that the set is this one.
     pub(super) fn confirm(&self, set: Snapshot) {
         self.confirmed.send_replace(Instant::now());
+        let total = set.len();
         self.replace(set);
         self.observer.observe(Event::EndpointsConfirmed {
             service: &self.service,
+            query: &self.query,
+            total,
         });
     }
 
@@ -111,6 +118,7 @@ impl Publisher {
         self.set.send_replace(Some(new.clone()));
         self.observer.observe(Event::EndpointsChanged {
             service: &self.service,
+            query: &self.query,
             total: new.len(),
             added: new.len() - stayed,
             removed: old.len() - stayed,
@@ -122,6 +130,7 @@ impl Drop for Publisher {
     fn drop(&mut self) {
         self.observer.observe(Event::DiscoveryEnded {
             service: &self.service,
+            query: &self.query,
         });
     }
 }
@@ -156,7 +165,12 @@ mod tests {
         let second = Duration::from_secs(1);
         let (sender, watch) = Watch::channel("users".parse().unwrap());
         let names = Arc::new(Names::default());
-        let publisher = Publisher::new(watch.service().clone(), sender, Arc::clone(&names) as _);
+        let publisher = Publisher::new(
+            watch.service().clone(),
+            String::new(),
+            sender,
+            Arc::clone(&names) as _,
+        );
         let one: Snapshot = [Endpoint::at(Authority::from_static("a:1"))]
             .into_iter()
             .collect();

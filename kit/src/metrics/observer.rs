@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::SystemTime};
 
-use metrics::{Gauge, counter, gauge};
+use metrics::{Gauge, Label, counter, gauge};
 use tracing::{debug, info, warn};
 
 use crate::{
@@ -91,29 +91,37 @@ impl Observer for Telemetry {
             }
             Event::EndpointsChanged {
                 service,
+                query,
                 total,
                 added,
                 removed,
             } => {
                 let peer = || service.to_string();
-                gauge!("kit_endpoints", "peer_service" => peer()).set(total as f64);
+                gauge!("kit_endpoints", followed(service, query)).set(total as f64);
                 for (change, number) in [("added", added), ("removed", removed)] {
                     counter!("kit_endpoint_changes_total", "peer_service" => peer(), "change" => change)
                         .increment(number as u64);
                 }
                 if total == 0 {
-                    warn!(upstream = service.as_str(), removed, "no endpoint is left");
+                    warn!(
+                        upstream = service.as_str(),
+                        query, removed, "no endpoint is left"
+                    );
                 } else {
                     info!(
                         upstream = service.as_str(),
-                        total, added, removed, "endpoints changed"
+                        query, total, added, removed, "endpoints changed"
                     );
                 }
             }
-            Event::EndpointsConfirmed { service } => {
+            Event::EndpointsConfirmed {
+                service,
+                query,
+                total,
+            } => {
                 let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
                 let now = now.map_or(0.0, |since| since.as_secs_f64());
-                confirmed(service, now);
+                endpoints(service, query, total as f64, now);
             }
             Event::EndpointsExpired { service, age } => {
                 warn!(
@@ -122,9 +130,9 @@ impl Observer for Telemetry {
                     "the endpoints are too old to be used"
                 );
             }
-            Event::DiscoveryEnded { service } => {
-                // What is not followed has no age, and no comparison with it holds.
-                confirmed(service, f64::NAN);
+            Event::DiscoveryEnded { service, query } => {
+                // Not shown any more, until somebody else who asks for the same has his next answer.
+                endpoints(service, query, f64::NAN, f64::NAN);
             }
             Event::DiscoveryFailed {
                 service,
@@ -207,10 +215,22 @@ fn ejections(upstream: &ServiceName) -> Gauge {
     gauge!("kit_endpoints_ejected", "peer_service" => upstream.to_string())
 }
 
-/// A point in time and not an age, which would have to be set again and again to be true.
-fn confirmed(service: &ServiceName, at: f64) {
-    gauge!("kit_endpoints_confirmed_timestamp_seconds", "peer_service" => service.to_string())
-        .set(at);
+/// Of whom and by which query, where it is not the default one: in Prometheus an empty label is none.
+fn followed(service: &ServiceName, query: &str) -> Vec<Label> {
+    let query = (!query.is_empty()).then(|| Label::new("query", query.to_owned()));
+    let service = Label::new("peer_service", service.to_string());
+    [service].into_iter().chain(query).collect()
+}
+
+/// How many there are, and as of when: a point in time and not an age, which would have to be set again and again to be
+/// true.
+fn endpoints(service: &ServiceName, query: &str, total: f64, at: f64) {
+    gauge!("kit_endpoints", followed(service, query)).set(total);
+    gauge!(
+        "kit_endpoints_confirmed_timestamp_seconds",
+        followed(service, query)
+    )
+    .set(at);
 }
 
 fn registration(result: &'static str) {

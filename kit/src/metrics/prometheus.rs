@@ -73,7 +73,7 @@ fn describe() {
         ),
         (
             "kit_endpoints",
-            "Instances of a service that discovery knows.",
+            "Instances of a service that discovery knows, by the query for them.",
         ),
         (
             "kit_concurrency_limit",
@@ -170,10 +170,12 @@ fn describe() {
 }
 
 impl MetricsHandle {
-    /// All metrics, in Prometheus's text format.
+    /// All metrics, in Prometheus's text format, without gauges of what is not there any more: those that are NaN.
     pub fn render(&self) -> String {
         observe_process();
-        self.recorder.render()
+        let text = self.recorder.render();
+        let lines = text.split_inclusive('\n');
+        lines.filter(|line| !line.ends_with(" NaN\n")).collect()
     }
 
     /// Makes room: the samples of histograms are kept one by one until this is called or somebody

@@ -24,7 +24,8 @@ pub struct ServerConfig {
     /// Where `/livez`, `/readyz` and `/metrics` are. Default: the same address, the port plus 1000.
     pub admin: Option<SocketAddr>,
     /// Host, and port where it is another one, at which others reach it, for the registry. Default: where it
-    /// listens, or, if that is every address, the one from which it reaches the registry.
+    /// listens, or, if that is every address, the one from which it reaches the registry; with an agent on this machine's
+    /// loopback interface the one that the agent has for others.
     #[serde(deserialize_with = "authority")]
     pub advertise: Option<Authority>,
     /// What else the registry is told, where one is configured.

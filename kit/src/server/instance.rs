@@ -7,10 +7,12 @@ use std::{
 
 use http::{Uri, uri::Authority};
 use tokio::net::UdpSocket;
+use tracing::warn;
 
 use super::{Listeners, ServerConfig};
 use crate::{
-    discovery::{Check, CheckConfig, Instance, Registration, RegistrationConfig, Source},
+    discovery::{Check, CheckConfig, Consul, Instance, Registration, RegistrationConfig, Source},
+    error::Chain,
     name::ServiceName,
 };
 
@@ -18,7 +20,7 @@ use crate::{
 #[derive(Debug, thiserror::Error)]
 #[error(
     "the server listens at every address, and which of them leads to the registry {registry} cannot be found out; \
-     set server.advertise (KIT_SERVER__ADVERTISE)"
+     {ADVISE}"
 )]
 pub struct InstanceError {
     registry: Uri,
@@ -26,8 +28,14 @@ pub struct InstanceError {
     source: io::Error,
 }
 
+const ADVISE: &str = "set server.advertise (KIT_SERVER__ADVERTISE)";
+
 /// What puts the instance of `service` that listens there into the registry of `source`, once it is
 /// [run](super::run); `None` where there is no registry to tell.
+///
+/// A server that listens at every address, and whose agent is on this machine's own loopback interface, is told to others
+/// at the address that the agent has for them. It asks the agent, for which the token needs `agent:read`; if there is no
+/// answer within two seconds, it takes the address that leads out of this machine, and logs a warning.
 ///
 /// # Errors
 /// As [`instance`].
@@ -40,7 +48,12 @@ pub async fn registration(
     let Some(consul) = source.consul() else {
         return Ok(None);
     };
-    let instance = instance(service, listeners, config, consul.address()).await?;
+    let local = local(listeners, config, consul.address()).await?;
+    let local = match local {
+        Some(local) if local.is_loopback() => Some(known_to_others(consul, local).await),
+        local => local,
+    };
+    let instance = described(service, listeners, config, local);
     Ok(Some(consul.registration(instance)))
 }
 
@@ -57,17 +70,54 @@ pub async fn instance(
     config: &ServerConfig,
     registry: &Uri,
 ) -> Result<Instance, InstanceError> {
+    let local = local(listeners, config, registry).await?;
+    Ok(described(service, listeners, config, local))
+}
+
+/// The address from which this machine talks to `registry`, where that is wanted.
+async fn local(
+    listeners: &Listeners,
+    config: &ServerConfig,
+    registry: &Uri,
+) -> Result<Option<IpAddr>, InstanceError> {
+    if config.advertise.is_some() || !listeners.address().ip().is_unspecified() {
+        return Ok(None);
+    }
+    let local = towards(registry).await.map_err(|source| InstanceError {
+        registry: registry.clone(),
+        source,
+    })?;
+    Ok(Some(local))
+}
+
+/// The address at which others reach this machine, whose agent is reached at `loopback`.
+async fn known_to_others(consul: &Consul, loopback: IpAddr) -> IpAddr {
+    match consul.advertised().await {
+        Ok(address) => address,
+        Err(error) => {
+            // Nothing is sent there: it is an address of the kind that is for documents.
+            let outside = out((Ipv4Addr::new(192, 0, 2, 1), 80).into()).await;
+            let address = outside.unwrap_or(loopback);
+            warn!(
+                %address, error = %Chain(&error),
+                "the agent does not say at which address others reach this machine; if it is not this one, {ADVISE}"
+            );
+            address
+        }
+    }
+}
+
+/// What the registry is told, by a server that `local` stands for where it listens at every address.
+fn described(
+    service: &ServiceName,
+    listeners: &Listeners,
+    config: &ServerConfig,
+    local: Option<IpAddr>,
+) -> Instance {
     let (address, admin) = (listeners.address(), listeners.admin_address());
     let host = match &config.advertise {
         Some(advertised) => advertised.host().to_owned(),
-        None if address.ip().is_unspecified() => {
-            let local = towards(registry).await.map_err(|source| InstanceError {
-                registry: registry.clone(),
-                source,
-            })?;
-            host(local)
-        }
-        None => host(address.ip()),
+        None => host(local.unwrap_or(address.ip())),
     };
     let port = config
         .advertise
@@ -114,7 +164,7 @@ pub async fn instance(
             .parse()
             .expect("names and hosts are visible ASCII")
     };
-    Ok(Instance {
+    Instance {
         service: service.clone(),
         id: id.unwrap_or_else(own),
         address: format!("{host}:{port}").parse().expect("a host and a port"),
@@ -127,7 +177,7 @@ pub async fn instance(
         weights,
         check,
         deregister_after,
-    })
+    }
 }
 
 /// An IP address as the host of a URI: IPv6 in brackets.
@@ -155,6 +205,11 @@ async fn towards(registry: &Uri) -> io::Result<IpAddr> {
     let peer = peers
         .next()
         .ok_or_else(|| io::Error::other("it has no address"))?;
+    out(peer).await
+}
+
+/// The address from which this machine talks to `peer`.
+async fn out(peer: SocketAddr) -> io::Result<IpAddr> {
     let any: SocketAddr = match peer {
         SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
         SocketAddr::V6(_) => (std::net::Ipv6Addr::UNSPECIFIED, 0).into(),

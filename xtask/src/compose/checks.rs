@@ -61,6 +61,7 @@ pub(super) fn all(stack: &Stack) -> Result<()> {
 
     announce("Prometheus has all targets up, and counted the request");
     eventually(|| targets_are_up(&prometheus))?;
+    eventually(|| rules_are_well(&prometheus))?;
     eventually(|| {
         let counted =
             "sum(http_server_request_duration_seconds_count{job=\"users\",http_route=\"/create\"})";
@@ -154,6 +155,21 @@ fn targets_are_up(prometheus: &str) -> Result<()> {
         ensure!(found, "Prometheus has no target {job}");
     }
     println!("{} targets up", targets.len());
+    Ok(())
+}
+
+/// Whether Prometheus can evaluate all of its rules, and has.
+fn rules_are_well(prometheus: &str) -> Result<()> {
+    let rules = curl(&[&format!("{prometheus}/api/v1/rules")])?;
+    let groups = rules["data"]["groups"].as_array().context("no groups")?;
+    let rules = groups.iter().filter_map(|group| group["rules"].as_array());
+    let rules: Vec<_> = rules.flatten().collect();
+    ensure!(!rules.is_empty(), "Prometheus has no rules");
+    for rule in &rules {
+        let (name, error) = (&rule["name"], &rule["lastError"]);
+        ensure!(rule["health"] == "ok", "{name}: {error}");
+    }
+    println!("{} rules evaluated", rules.len());
     Ok(())
 }
 

@@ -90,7 +90,7 @@ impl Stack {
         let mut signals = Signals::new([SIGINT, SIGTERM])?;
         let stack = self.clone();
         thread::spawn(move || {
-            for signal in &mut signals {
+            if let Some(signal) = signals.forever().next() {
                 announce(&format!("signal {signal}: taking it down"));
                 let _ = stack.down();
                 std::process::exit(128 + signal);

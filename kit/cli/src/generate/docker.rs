@@ -294,6 +294,17 @@ mod tests {
     }
 
     #[test]
+    fn the_rules_of_prometheus_are_those_of_this_repository_but_for_the_one_that_names_its_services()
+     {
+        let own = include_str!("../../../../prometheus.rules.yml");
+        let (before, named) = own.split_once("      - alert: NoInstance\n").unwrap();
+        let (named, after) = named.split_once("\n\n").unwrap();
+        assert!(named.contains("users"), "{named}");
+        let template = include_str!("../../templates/docker/prometheus.rules.yml");
+        assert_eq!(template, format!("{before}{after}"));
+    }
+
+    #[test]
     fn the_services_of_this_repository_are_in_its_own_file() {
         let own = include_str!("../../../../docker-compose.yml");
         for (name, port) in [("users", 8800), ("notificator", 8801), ("bugs", 8802)] {

@@ -109,6 +109,43 @@ pub struct Query {
     pub consistency: Consistency,
 }
 
+/// What is not left at its default, as `key=value` with spaces between them; empty where all is.
+impl fmt::Display for Query {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            datacenter,
+            tags,
+            warnings,
+            near,
+            consistency,
+        } = self;
+        let consistency = match consistency {
+            Consistency::Default => None,
+            Consistency::Consistent => Some("consistent".to_owned()),
+            Consistency::Stale { max_stale } => Some(format!("stale:{max_stale:?}")),
+            Consistency::Cached {
+                max_age,
+                stale_if_error,
+            } => Some(format!("cached:{max_age:?}:{stale_if_error:?}")),
+        };
+        let said = [
+            ("datacenter", datacenter.clone()),
+            ("tags", (!tags.is_empty()).then(|| tags.join(","))),
+            ("warnings", warnings.then(|| "true".to_owned())),
+            ("near", near.clone()),
+            ("consistency", consistency),
+        ];
+        let mut space = "";
+        for (key, value) in said {
+            if let Some(value) = value {
+                write!(f, "{space}{key}={value}")?;
+                space = " ";
+            }
+        }
+        Ok(())
+    }
+}
+
 /// How fresh an answer must be (Consul's HTTP API, "Consistency Modes" and "Agent Caching").
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
@@ -183,6 +220,9 @@ mod tests {
         assert_eq!(query.consistency, Consistency::Stale { max_stale });
         let text: Query = serde_json::from_str(r#"{"tags": "a, b"}"#).unwrap();
         assert_eq!(text.tags, query.tags);
+        let said = "tags=a,b warnings=true consistency=stale:5s";
+        assert_eq!(query.to_string(), said);
+        assert_eq!(Query::default().to_string(), "");
         let error = serde_json::from_str::<Query>(r#"{"tags": 7}"#).unwrap_err();
         assert!(error.to_string().contains("expected texts"), "{error}");
     }

@@ -24,6 +24,7 @@ mod watch;
 use std::{
     collections::BTreeMap,
     fmt,
+    net::IpAddr,
     sync::{Arc, Mutex},
 };
 
@@ -105,6 +106,14 @@ impl Consul {
         Arc::<Agent>::clone(&self.shared.agent)
     }
 
+    /// The address at which others reach the agent, and whatever else is on its machine.
+    ///
+    /// # Errors
+    /// If the agent does not say so within two seconds, or refuses to: the token needs `agent:read`.
+    pub async fn advertised(&self) -> Result<IpAddr, ConsulError> {
+        self.shared.agent.advertised().await
+    }
+
     /// Where the agent is.
     pub fn address(&self) -> &Uri {
         &self.shared.agent.config.address
@@ -130,8 +139,13 @@ impl Discovery for Consul {
         }
         watches.retain(|_, watch| watch.upgrade().is_some());
         let (sender, watch) = Watch::channel(service.clone());
-        let publisher = Publisher::new(service.clone(), sender, Arc::clone(observer));
         let query = Arc::clone(&self.query);
+        let publisher = Publisher::new(
+            service.clone(),
+            query.to_string(),
+            sender,
+            Arc::clone(observer),
+        );
         let task = tokio::spawn(watch::follow(Arc::clone(agent), query, publisher));
         let watch = watch.owning(task.abort_handle());
         watches.insert(key, watch.downgrade());

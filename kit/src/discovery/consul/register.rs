@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    net::IpAddr,
     time::Duration,
 };
 
@@ -22,6 +23,9 @@ use crate::{
 
 /// Where an agent keeps that an operator took an instance out of service.
 const MAINTENANCE: &str = "_service_maintenance:";
+
+/// How long a server that starts waits to hear its own address.
+const ADVERTISED_WITHIN: Duration = Duration::from_secs(2);
 
 /// A registration as `/v1/agent/service/register` takes it. Unknown fields are refused, also by later versions, so
 /// what is not set is not sent.
@@ -166,6 +170,19 @@ impl CheckKind {
     }
 }
 
+/// What an agent says of itself.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Own {
+    member: Member,
+}
+
+#[derive(Deserialize)]
+struct Member {
+    #[serde(rename = "Addr")]
+    address: IpAddr,
+}
+
 /// Consul wants an IPv6 address without its brackets.
 fn host_and_port(address: &Authority) -> (&str, u16) {
     let host = address.host().trim_matches(['[', ']']);
@@ -229,6 +246,15 @@ impl Agent {
     async fn get(&self, path: String) -> Result<Bytes, ConsulError> {
         let (_, body) = self.call(Method::GET, path, Bytes::new(), TIMEOUT).await?;
         Ok(body)
+    }
+
+    /// The address at which the other agents reach this one.
+    pub(super) async fn advertised(&self) -> Result<IpAddr, ConsulError> {
+        let path = "/v1/agent/self".to_owned();
+        let asked = self.call(Method::GET, path, Bytes::new(), ADVERTISED_WITHIN);
+        let (_, body) = asked.await?;
+        let own: Own = read(&body)?;
+        Ok(own.member.address)
     }
 
     async fn put(&self, path: String, body: Vec<u8>) -> Result<(), ConsulError> {

@@ -190,7 +190,8 @@ impl Discovery for Dns {
         }
         watches.retain(|_, watch| watch.upgrade().is_some());
         let (sender, watch) = Watch::channel(service.clone());
-        let publisher = Publisher::new(service.clone(), sender, Arc::clone(observer));
+        let publisher =
+            Publisher::new(service.clone(), String::new(), sender, Arc::clone(observer));
         let task = tokio::spawn(follow(config.clone(), name, Arc::clone(ask), publisher));
         let watch = watch.owning(task.abort_handle());
         watches.insert(service.clone(), watch.downgrade());

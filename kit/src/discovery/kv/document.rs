@@ -11,6 +11,9 @@ use serde_json::{Map, Value};
 use super::Stored;
 use crate::BoxError;
 
+/// How many levels a part may lie below its document; no policy has as many.
+const DEEPEST: usize = 32;
+
 /// What is wrong with a value in the registry.
 #[derive(Debug, thiserror::Error)]
 pub enum DocumentError {
@@ -22,6 +25,12 @@ pub enum DocumentError {
         /// What the reader says: that of JSON where it begins like JSON.
         #[source]
         source: BoxError,
+    },
+    /// It lies too far below its document.
+    #[error("{key} lies more than {DEEPEST} levels below its document")]
+    Depth {
+        /// Its key.
+        key: String,
     },
     /// A setting is unknown, or breaks a rule.
     #[error("{key}: {field}: {rule}")]
@@ -66,6 +75,9 @@ pub(super) fn read<T: Serialize + DeserializeOwned>(
             continue;
         }
         let path = part(root, key).unwrap_or_default();
+        if path.len() > DEEPEST {
+            return Err(DocumentError::Depth { key: key.clone() });
+        }
         let patch = path
             .into_iter()
             .rev()
@@ -233,6 +245,22 @@ mod tests {
         assert_eq!(below.unwrap().timeout.as_secs(), 3);
         let without = config(&[("k", r#"{"retry": {"hedge": null}}"#)]).unwrap();
         assert_eq!(without.retry.hedge, None);
+    }
+
+    #[test]
+    fn a_part_lies_at_most_so_many_levels_below_its_document() {
+        let at = |levels| format!("k{}", "/a".repeat(levels));
+        for (levels, told) in [
+            (DEEPEST, "k: a: unknown field `a`".to_owned()),
+            (
+                DEEPEST + 1,
+                format!("{} lies more than 32 levels", at(DEEPEST + 1)),
+            ),
+            (100_000, format!("{} lies more than 32 levels", at(100_000))),
+        ] {
+            let error = config(&[(&at(levels), "1")]).unwrap_err().to_string();
+            assert!(error.starts_with(&told), "{error}");
+        }
     }
 
     #[test]

@@ -134,3 +134,69 @@ async fn a_namespace_is_sent_and_refused_by_an_agent_without_namespaces() {
     world.event("DiscoveryFailed").await;
     assert_eq!(watch.current(), None);
 }
+
+#[tokio::test]
+async fn what_is_followed_by_different_queries_is_counted_apart_and_not_shown_once_nobody_follows()
+{
+    let agent = Agent::start().await;
+    // A name of its own, for all tests of this process count in one place.
+    let counted: ServiceName = "counted".parse().unwrap();
+    for (id, tag) in [("a", "x"), ("b", "y")] {
+        let body = format!(
+            r#"{{"Name": "{counted}", "ID": "{id}", "Address": "127.0.0.1", "Port": 1, "Tags": ["{tag}"]}}"#
+        );
+        let answer = agent.send("PUT", "/v1/agent/service/register", "", &body);
+        assert_eq!(answer.await.unwrap(), "");
+    }
+    let metrics = kit::metrics::install();
+    let series = || {
+        let text = metrics.render();
+        let of = |line: &str| {
+            let (name, rest) = line.split_once(r#"{peer_service="counted""#)?;
+            let (query, value) = rest.split_once("} ")?;
+            let since = name == "kit_endpoints_confirmed_timestamp_seconds";
+            let value = if since { "since" } else { value };
+            let query = query.trim_start_matches(",query=");
+            (since || name == "kit_endpoints").then(|| format!("{query} {value}"))
+        };
+        let mut series: Vec<_> = text.lines().filter_map(of).collect();
+        series.sort();
+        series
+    };
+    let config = ConsulConfig {
+        address: agent.address().parse().unwrap(),
+        // Whoever follows is told again within it.
+        wait: Duration::from_secs(1),
+        ..ConsulConfig::default()
+    };
+    let consul = || Consul::new(config.clone(), kit::metrics::observer()).unwrap();
+    let (one, other) = (consul(), consul());
+    let tagged = Query {
+        tags: vec!["x".into()],
+        ..Query::default()
+    };
+    let mut tagged = one.select(tagged).watch(&counted);
+    let [mut all, mut again] = [&one, &other].map(|consul| consul.watch(&counted));
+    until(&mut tagged, 1).await;
+    until(&mut all, 2).await;
+    until(&mut again, 2).await;
+    let shown = async |expected: &[&str]| {
+        let shown = async {
+            while series() != expected {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let shown = timeout(PATIENCE, shown).await;
+        shown.unwrap_or_else(|_| panic!("{:?}, not {expected:?}", series()));
+    };
+    let by_tag = [r#""tags=x" 1"#, r#""tags=x" since"#];
+    shown(&[" 2", " since", by_tag[0], by_tag[1]]).await;
+    drop(tagged);
+    shown(&[" 2", " since"]).await;
+    // The same question to the same agent is one series, as long as anybody asks.
+    drop(all);
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    shown(&[" 2", " since"]).await;
+    drop(again);
+    shown(&[]).await;
+}

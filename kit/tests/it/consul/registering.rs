@@ -1,6 +1,6 @@
 //! How an instance gets into the registry, stays there, and keeps others out.
 
-use std::convert::Infallible;
+use std::{convert::Infallible, net::Ipv4Addr};
 
 use bytes::Bytes;
 use http::{HeaderMap, Response};
@@ -8,11 +8,13 @@ use http_body_util::{BodyExt, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use kit::{
     balance::{BalanceConfig, Pick},
-    discovery::{AddressTag, Registration},
+    discovery::{AddressTag, Registration, Source},
+    server::{self, Listeners, ServerConfig},
 };
 use serde_json::{Value, json};
 
 use super::*;
+use crate::support::log::Kept;
 
 impl World {
     /// What the agent answers to `GET path`.
@@ -362,5 +364,51 @@ async fn a_weight_that_an_operator_changes_is_obeyed_and_stays() {
     assert_eq!(
         world.json("/v1/agent/service/users-1").await["Weights"]["Passing"],
         19
+    );
+}
+
+/// The registration of a server that listens at every address, as it stands with the agent in the end.
+async fn of_a_server_at_every_address(consul: &Consul) -> Registration {
+    let config = ServerConfig {
+        listen: (Ipv4Addr::UNSPECIFIED, 0).into(),
+        admin: Some((Ipv4Addr::UNSPECIFIED, 0).into()),
+        ..ServerConfig::default()
+    };
+    let listeners = Listeners::bind(&config).unwrap();
+    let source = Source::Consul(consul.clone());
+    let registration = server::registration(&users(), &listeners, &config, &source).await;
+    registration.unwrap().unwrap()
+}
+
+#[tokio::test]
+async fn a_server_at_every_address_is_told_at_that_of_its_agent_and_not_at_the_loopback_interfaces()
+{
+    let agent = Agent::start_with(r#"bind_addr = "127.0.0.5""#).await;
+    let world = World::of(agent, ConsulConfig::default());
+    let (kept, _guard) = Kept::begin("warn");
+    let registration = of_a_server_at_every_address(&world.consul).await;
+    assert_eq!(kept.text(), "");
+    let mut registered = registration.start();
+    registered.registered().await;
+    let services = world.json("/v1/agent/services").await;
+    let told = services.as_object().unwrap().values().next().unwrap();
+    assert_eq!(told["Address"], "127.0.0.5");
+    let admin = told["Meta"]["admin"].as_str().unwrap();
+    assert!(admin.starts_with("127.0.0.5:"), "{told}");
+}
+
+#[tokio::test]
+async fn a_server_whose_agent_does_not_say_its_address_says_what_to_set() {
+    let config = ConsulConfig {
+        address: "http://127.0.0.1:1".parse().unwrap(),
+        ..ConsulConfig::default()
+    };
+    let consul = Consul::new(config, nobody()).unwrap();
+    let (kept, _guard) = Kept::begin("warn");
+    of_a_server_at_every_address(&consul).await;
+    assert!(
+        kept.text().contains("KIT_SERVER__ADVERTISE"),
+        "{}",
+        kept.text()
     );
 }

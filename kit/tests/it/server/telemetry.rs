@@ -231,6 +231,7 @@ fn events_of_all_kinds() {
         Event::RetryBudgetExhausted,
         Event::EndpointsChanged {
             service,
+            query: "",
             total: 3,
             added: 2,
             removed: 1,
