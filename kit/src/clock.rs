@@ -13,7 +13,9 @@ use std::{
     cell::Cell,
     future::Future,
     pin::Pin,
+    sync::OnceLock,
     task::{Context, Poll, RawWakerVTable},
+    time::Duration,
 };
 
 use pin_project_lite::pin_project;
@@ -85,6 +87,27 @@ thread_local! {
     static READS: Cell<usize> = const { Cell::new(0) };
 }
 
+/// A moment in nanoseconds since an epoch of this process, so that policies reckon with words: to subtract two
+/// [`Instant`]s costs more than what most policies do. All policies ask for the same few moments, so the last one is
+/// remembered for the thread. What is decades older than the first moment that was asked for is all one.
+pub(crate) fn nanos(at: Instant) -> u64 {
+    const DECADES: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
+    static EPOCH: OnceLock<Instant> = OnceLock::new();
+    thread_local! {
+        static LAST: Cell<Option<(Instant, u64)>> = const { Cell::new(None) };
+    }
+    LAST.with(|last| match last.get() {
+        Some((same, nanos)) if same == at => nanos,
+        _ => {
+            let epoch = EPOCH.get_or_init(|| at.checked_sub(DECADES).unwrap_or(at));
+            // Five centuries are as good as for ever.
+            let nanos = at.saturating_duration_since(*epoch).as_nanos() as u64;
+            last.set(Some((at, nanos)));
+            nanos
+        }
+    })
+}
+
 /// How often this thread has read the clock.
 #[cfg(test)]
 pub(crate) fn reads() -> usize {
@@ -112,27 +135,25 @@ impl Drop for Scope {
     }
 }
 
-pin_project! {
-    /// Waits for a moment, for layers: in the future that waits. What is dropped waits no longer.
-    #[derive(Debug, Default)]
-    pub struct Timer {
-        #[pin]
-        own: Option<Sleep>,
-    }
+/// Waits for a moment, for layers: in the future that waits. What is dropped waits no longer.
+#[derive(Debug, Default)]
+pub struct Timer {
+    // Boxed, because inside of a shared clock there is none: a stack's future is moved about, and would carry the room
+    // for one in each of its layers.
+    own: Option<Pin<Box<Sleep>>>,
 }
 
 impl Timer {
     /// Whether `moment` has come; if it has not, whoever polls is woken then. The moment of the last poll counts.
-    pub fn poll_until(self: Pin<&mut Self>, moment: Instant, cx: &mut Context<'_>) -> Poll<()> {
+    pub fn poll_until(&mut self, moment: Instant, cx: &mut Context<'_>) -> Poll<()> {
         let shared = ALARM.get();
         if shared.waker != Alarm::of(cx).waker {
-            let mut own = self.project().own;
-            match own.as_mut().as_pin_mut() {
-                None => own.set(Some(sleep_until(moment))),
-                Some(sleep) if sleep.deadline() != moment => sleep.reset(moment),
-                Some(_) => {}
+            let sleep = || Box::pin(sleep_until(moment));
+            let mut own = self.own.get_or_insert_with(sleep).as_mut();
+            if own.deadline() != moment {
+                own.as_mut().reset(moment);
             }
-            return own.as_pin_mut().expect("set above").poll(cx);
+            return own.poll(cx);
         }
         if now() >= moment {
             return Poll::Ready(());
@@ -285,9 +306,9 @@ mod tests {
 
     /// Answers when its own time has come.
     async fn ring(after: Duration) -> Result<(), ()> {
-        let mut timer = std::pin::pin!(Timer::default());
+        let mut timer = Timer::default();
         let ends = now() + after;
-        std::future::poll_fn(|cx| timer.as_mut().poll_until(ends, cx)).await;
+        std::future::poll_fn(|cx| timer.poll_until(ends, cx)).await;
         Ok(())
     }
 

@@ -134,13 +134,9 @@ where
             context.deadline = Some(deadline);
         }
         if deadline.has_passed(now) {
-            return DeadlineFuture::refused(Rejection::DeadlineExceeded);
+            return DeadlineFuture::refused(None);
         }
-        DeadlineFuture::until(
-            self.inner.call(request),
-            deadline.instant(),
-            Rejection::DeadlineExceeded,
-        )
+        DeadlineFuture::until(self.inner.call(request), deadline.instant(), None)
     }
 }
 
@@ -175,7 +171,7 @@ impl<S> Layer<S> for AttemptTimeoutLayer {
     fn layer(&self, inner: S) -> AttemptTimeout<S> {
         AttemptTimeout {
             inner,
-            timeout: self.timeout.clone(),
+            timeout: self.timeout.reader(),
         }
     }
 }
@@ -184,7 +180,7 @@ impl<S> Layer<S> for AttemptTimeoutLayer {
 #[derive(Clone, Debug)]
 pub struct AttemptTimeout<S> {
     inner: S,
-    timeout: Live<Duration>,
+    timeout: Reader<Duration>,
 }
 
 impl<S, B> Service<http::Request<B>> for AttemptTimeout<S>
@@ -202,18 +198,18 @@ where
 
     fn call(&mut self, mut request: http::Request<B>) -> Self::Future {
         let now = clock::now();
-        let after = **self.timeout.get();
+        let after = *self.timeout.get();
         let context = Context::of_mut(request.extensions_mut());
         let deadline = context.deadline;
         let ends = earliest(deadline, now, after);
-        let reason = if deadline == Some(ends) {
-            Rejection::DeadlineExceeded
+        let timeout = if deadline == Some(ends) {
+            None
         } else {
             context.answer_by = Some(context.answer_by.map_or(ends, |by| by.min(ends)));
-            Rejection::TimedOut { after }
+            Some(after)
         };
         if ends.has_passed(now) {
-            return DeadlineFuture::refused(reason);
+            return DeadlineFuture::refused(timeout);
         }
         let told = if is_stream(context) {
             deadline
@@ -223,10 +219,16 @@ where
         context.deadline = told;
         if let Some(told) = told {
             let header = Wire::of(request.headers()).timeout_header();
-            let left = timeout_value_again(told.remaining(now));
+            // Mostly known without reckoning: all of this attempt's time.
+            let left = if deadline == Some(told) {
+                told.remaining(now)
+            } else {
+                after.min(CENTURY)
+            };
+            let left = timeout_value_again(left);
             request.headers_mut().insert(header, left);
         }
-        DeadlineFuture::until(self.inner.call(request), ends.instant(), reason)
+        DeadlineFuture::until(self.inner.call(request), ends.instant(), timeout)
     }
 }
 
@@ -251,9 +253,10 @@ fn is_stream(context: &Context) -> bool {
     context.method.is_some_and(|method| method.streaming)
 }
 
+const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+
 /// The earlier of `deadline` and `timeout` from now, which counts as at most a century.
 fn earliest(deadline: Option<Deadline>, now: Instant, timeout: Duration) -> Deadline {
-    const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
     let own = Deadline::at(now + timeout.min(CENTURY));
     deadline.map_or(own, |deadline| deadline.min(own))
 }
@@ -266,28 +269,29 @@ pin_project! {
         #[pin]
         inner: Option<F>,
         ends: Instant,
-        #[pin]
         timer: Timer,
-        reason: Option<Rejection>,
+        // Of the attempt; None where what ends is the time of the whole request. No rejection yet: a value that has to be
+        // dropped would make the compiler move request and future once more.
+        timeout: Option<Duration>,
     }
 }
 
 impl<F> DeadlineFuture<F> {
-    fn until(inner: F, ends: Instant, reason: Rejection) -> Self {
+    fn until(inner: F, ends: Instant, timeout: Option<Duration>) -> Self {
         Self {
             inner: Some(inner),
             ends,
             timer: Timer::default(),
-            reason: Some(reason),
+            timeout,
         }
     }
 
-    fn refused(reason: Rejection) -> Self {
+    fn refused(timeout: Option<Duration>) -> Self {
         Self {
             inner: None,
             ends: clock::now(),
             timer: Timer::default(),
-            reason: Some(reason),
+            timeout,
         }
     }
 }
@@ -306,11 +310,14 @@ where
             if let Poll::Ready(result) = inner.poll(cx) {
                 return Poll::Ready(result.map_err(Into::into));
             }
-            ready!(this.timer.as_mut().poll_until(*this.ends, cx));
+            ready!(this.timer.poll_until(*this.ends, cx));
             this.inner.set(None);
         }
-        let reason = this.reason.take().expect("not polled after it was ready");
-        Poll::Ready(Err(reason.into()))
+        let late = match *this.timeout {
+            Some(after) => Rejection::TimedOut { after },
+            None => Rejection::DeadlineExceeded,
+        };
+        Poll::Ready(Err(late.into()))
     }
 }
 

@@ -8,6 +8,7 @@
 
 mod floors;
 mod kit_layers;
+mod one_word;
 mod peer_layers;
 mod stacks;
 mod updates;
@@ -311,6 +312,41 @@ pub fn cases() -> Vec<Case> {
         ],
     );
     group(
+        "one word: circuit breaker",
+        &[
+            ("kit", one_word::circuit_breaker),
+            ("failsafe", one_word::failsafe),
+        ],
+    );
+    group(
+        "one word: rate limit",
+        &[
+            ("kit", one_word::rate_limit),
+            ("governor", one_word::governor),
+        ],
+    );
+    group(
+        "one word: concurrency limit",
+        &[
+            ("kit", one_word::concurrency),
+            ("tower ConcurrencyLimit", one_word::tower_concurrency),
+        ],
+    );
+    group(
+        "empty request: p2c, 10 endpoints",
+        &[
+            ("kit", one_word::balance::<10>),
+            ("tower p2c (not Clone)", one_word::tower_p2c::<10>),
+        ],
+    );
+    group(
+        "empty request: p2c, 10,000 endpoints",
+        &[
+            ("kit", one_word::balance::<10_000>),
+            ("tower p2c (not Clone)", one_word::tower_p2c::<10_000>),
+        ],
+    );
+    group(
         "full stack, 10 endpoints",
         &[
             ("kit", stacks::kit::<10>),
@@ -331,11 +367,12 @@ pub fn cases() -> Vec<Case> {
 
 /// What the full stack has to do by any means, part by part.
 pub fn floors() -> Vec<Case> {
-    let parts: [(&'static str, Build); 4] = [
+    let parts: [(&'static str, Build); 5] = [
         ("two clock reads", floors::two_clock_reads),
         ("two headers set", floors::two_headers),
         ("head copied", floors::head_copied),
         ("histogram", floors::histogram),
+        ("one word to a bare service", one_word::nothing),
     ];
     let case = |(name, build)| Case {
         group: "floor",

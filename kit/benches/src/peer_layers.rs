@@ -40,7 +40,7 @@ use tower_resilience_ratelimiter::RateLimiterLayer;
 use tower_resilience_retry::{RetryBudgetBuilder, RetryLayer};
 use tower_resilience_timelimiter::{FixedTimeout, TimeLimiterLayer};
 
-use crate::{Bare, Inner, Reply, Request, Subject, alone, shared};
+use crate::{Bare, Inner, Payload, Reply, Request, Subject, alone, shared};
 
 /// As long as the kit waits by default.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(5);
@@ -130,7 +130,7 @@ impl<S> Governed<S> {
     }
 }
 
-impl<S: Service<Request, Error = BoxError>> Service<Request> for Governed<S> {
+impl<S: Service<Q, Error = BoxError>, Q> Service<Q> for Governed<S> {
     type Response = S::Response;
     type Error = BoxError;
     type Future = Either<S::Future, Ready<Result<S::Response, BoxError>>>;
@@ -139,7 +139,7 @@ impl<S: Service<Request, Error = BoxError>> Service<Request> for Governed<S> {
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request) -> Self::Future {
+    fn call(&mut self, request: Q) -> Self::Future {
         match self.limiter.check() {
             Ok(()) => Either::Left(self.inner.call(request)),
             Err(_) => Either::Right(ready(Err("limited".into()))),
@@ -201,9 +201,9 @@ pub(crate) fn failsafe_around<S>(
     Failsafe { inner, machine }
 }
 
-impl<S, P, I> Service<Request> for Failsafe<S, P, I>
+impl<S, P, I, Q> Service<Q> for Failsafe<S, P, I>
 where
-    S: Service<Request, Error = BoxError>,
+    S: Service<Q, Error = BoxError>,
     P: FailurePolicy + Send + Sync,
     I: Instrument + Send + Sync,
 {
@@ -218,7 +218,7 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request) -> Self::Future {
+    fn call(&mut self, request: Q) -> Self::Future {
         let flat: fn(failsafe::Error<BoxError>) -> BoxError = |error| match error {
             failsafe::Error::Inner(error) => error,
             failsafe::Error::Rejected => "circuit open".into(),
@@ -288,18 +288,18 @@ pub(crate) fn tower_http_trace(inner: Inner) -> Box<dyn Subject> {
     shared(TraceLayer::new_for_http().layer(Bare(inner)))
 }
 
-pub(crate) type P2c = p2c::Balance<ServiceList<Vec<PeakEwma<Bare>>>, Request>;
+pub(crate) type P2c<B = Payload> = p2c::Balance<ServiceList<Vec<PeakEwma<Bare>>>, http::Request<B>>;
 
-pub(crate) fn p2c_over(endpoints: usize, inner: Inner) -> P2c {
+pub(crate) fn p2c_over<B>(endpoints: usize, inner: Inner) -> P2c<B> {
     let endpoint = |_| {
         let nanos = |seconds: f64| seconds * 1e9;
         let measure = CompleteOnResponse::default();
         PeakEwma::new(Bare(inner), Duration::from_millis(30), nanos(10.0), measure)
     };
     let endpoints: Vec<_> = (0..endpoints).map(endpoint).collect();
-    p2c::Balance::new(ServiceList::new::<Request>(endpoints))
+    p2c::Balance::new(ServiceList::new::<http::Request<B>>(endpoints))
 }
 
 pub(crate) fn tower_p2c<const N: usize>(inner: Inner) -> Box<dyn Subject> {
-    alone(p2c_over(N, inner))
+    alone(p2c_over::<Payload>(N, inner))
 }

@@ -14,14 +14,14 @@ use tokio::time::{Instant, timeout_at};
 
 use tower_service::Service;
 
-use super::{Balance, BalanceConfig, Start, asked::Asked, group::Node};
+use super::{Balance, BalanceConfig, asked::Asked, group::Node};
 use crate::{
     BoxError, Rejection,
     classify::{Classify, Outcome, Verdict},
     clock,
     context::Deadline,
     endpoint::Watch,
-    policy::{Admit, Live, Permit},
+    policy::{Admit, Permit},
 };
 
 /// How long a request waits.
@@ -60,9 +60,11 @@ pub(super) struct InFlight<S, G: Admit> {
     node: Arc<Node<S, G>>,
     /// `None` where the gate was overruled.
     permit: Option<G::Permit>,
-    since: Instant,
+    /// In nanoseconds of [`clock::nanos`].
+    since: u64,
     patience: Patience,
-    config: Live<BalanceConfig>,
+    /// As it was when the request was sent.
+    config: Arc<BalanceConfig>,
     finished: bool,
 }
 
@@ -72,33 +74,37 @@ impl<S, G: Admit> InFlight<S, G> {
         permit: Option<G::Permit>,
         since: Instant,
         patience: Patience,
-        config: Live<BalanceConfig>,
+        config: Arc<BalanceConfig>,
     ) -> Self {
         node.load.enter(since);
         Self {
             node,
             permit,
-            since,
+            since: clock::nanos(since),
             patience,
             config,
             finished: false,
         }
     }
 
+    fn waited(&self, now: Instant) -> Duration {
+        Duration::from_nanos(clock::nanos(now).saturating_sub(self.since))
+    }
+
     /// The request was answered, or failed.
     fn finish(mut self, verdict: Verdict) {
-        let (now, config) = (clock::now(), self.config.get());
+        let (now, config) = (clock::now(), &*self.config);
         let load = &self.node.load;
         self.finished = true;
         match verdict.outcome {
             Outcome::Success | Outcome::CallerFault => {
                 load.heard(now);
-                load.answered(now, now - self.since, &config);
+                load.answered(now, self.waited(now), config);
             }
             Outcome::Failure | Outcome::Overload => {
                 load.heard(now);
                 let leave_alone = verdict.retry_after.max(verdict.pushback);
-                load.failed(now, leave_alone.unwrap_or_default(), &config);
+                load.failed(now, leave_alone.unwrap_or_default(), config);
             }
             Outcome::Rejected => load.leave(),
         }
@@ -114,17 +120,17 @@ impl<S, G: Admit> Drop for InFlight<S, G> {
             return;
         }
         self.node.load.leave();
-        let (now, config) = (clock::now(), self.config.get());
-        let (load, waited) = (&self.node.load, now - self.since);
+        let (now, config) = (clock::now(), &*self.config);
+        let (load, waited) = (&self.node.load, self.waited(now));
         let Patience { is_full, .. } = self.patience;
-        if self.patience.is_over(now) && (is_full || load.answers_within(waited, &config)) {
+        if self.patience.is_over(now) && (is_full || load.answers_within(waited, config)) {
             // Not the caller's whim: the endpoint had its time and did not answer.
-            load.failed(now, Duration::ZERO, &config);
+            load.failed(now, Duration::ZERO, config);
             if let Some(permit) = self.permit.take() {
                 permit.finish(now, Outcome::Failure);
             }
         } else {
-            load.unanswered(now, waited, &config);
+            load.unanswered(now, waited, config);
         }
     }
 }
@@ -138,13 +144,13 @@ pin_project! {
     {
         #[pin]
         stage: Stage<S, G, B>,
-        balance: Balance<S, G, K>,
+        classify: K,
     }
 }
 
 pin_project! {
     #[project = Project]
-    enum Stage<S, G, B>
+    pub(super) enum Stage<S, G, B>
     where
         S: Service<http::Request<B>>,
         G: Admit,
@@ -154,6 +160,7 @@ pin_project! {
             changed: Pin<Box<dyn Future<Output = ()> + Send>>,
             until: Instant,
             request: Option<Box<http::Request<B>>>,
+            balance: Balance<S, G, ()>,
         },
         Called {
             // Dropped before `inner`, so that a request's place is given back even if that panics.
@@ -171,15 +178,13 @@ impl<S, G, K, B> ResponseFuture<S, G, K, B>
 where
     S: Service<http::Request<B>> + Clone + 'static,
     G: Admit,
+    K: Clone,
 {
-    pub(super) fn new(balance: Balance<S, G, K>, request: http::Request<B>) -> Self {
-        let shared = &balance.shared;
-        let stage = match shared.start(request, balance.picker.as_deref()) {
-            Start::Called(inner, in_flight) => Stage::called(inner, in_flight),
-            Start::Rejected(reason) => Stage::rejected(reason),
-            Start::Waits(request, watch, until) => Stage::waits(request, watch, until),
-        };
-        Self { stage, balance }
+    pub(super) fn new(balance: &Balance<S, G, K>, request: http::Request<B>) -> Self {
+        Self {
+            stage: balance.start(request, None),
+            classify: balance.classify.clone(),
+        }
     }
 }
 
@@ -188,25 +193,32 @@ where
     S: Service<http::Request<B>>,
     G: Admit,
 {
-    fn called(inner: Asked<S, B>, in_flight: InFlight<S, G>) -> Self {
+    pub(super) fn called(inner: Asked<S, B>, in_flight: InFlight<S, G>) -> Self {
         Self::Called {
             in_flight: Some(in_flight),
             inner,
         }
     }
 
-    fn waits(request: Box<http::Request<B>>, mut watch: Watch, until: Instant) -> Self {
+    /// Asks `balance` again as soon as the endpoints change, or at last then.
+    pub(super) fn waits(
+        request: http::Request<B>,
+        balance: Balance<S, G, ()>,
+        mut watch: Watch,
+        until: Instant,
+    ) -> Self {
         Self::Waits {
             changed: Box::pin(async move {
                 // Whether it was in time is seen by looking again.
                 let _ = timeout_at(until, watch.changed()).await;
             }),
             until,
-            request: Some(request),
+            request: Some(Box::new(request)),
+            balance,
         }
     }
 
-    fn rejected(reason: Rejection) -> Self {
+    pub(super) fn rejected(reason: Rejection) -> Self {
         Self::Rejected {
             reason: Some(reason),
         }
@@ -230,27 +242,16 @@ where
                     changed,
                     until,
                     request,
+                    balance,
                 } => {
                     ready!(changed.as_mut().poll(cx));
-                    let until = *until;
                     let request = request.take().expect("there until this stage ends");
-                    let picker = this.balance.picker.as_deref();
-                    match this.balance.shared.start(*request, picker) {
-                        Start::Called(inner, in_flight) => Stage::called(inner, in_flight),
-                        Start::Rejected(reason) => Stage::rejected(reason),
-                        // It waits no longer than it wanted to when it began.
-                        Start::Waits(request, watch, _) if Instant::now() < until => {
-                            Stage::waits(request, watch, until)
-                        }
-                        Start::Waits(..) => Stage::rejected(Rejection::NoEndpoints {
-                            service: this.balance.shared.service.clone(),
-                        }),
-                    }
+                    balance.start(*request, Some(*until))
                 }
                 Project::Called { in_flight, inner } => {
                     let result = ready!(inner.poll(cx)).map_err(Into::into);
                     if let Some(in_flight) = in_flight.take() {
-                        in_flight.finish(this.balance.classify.classify_result(&result));
+                        in_flight.finish(this.classify.classify_result(&result));
                     }
                     return Poll::Ready(result);
                 }

@@ -4,6 +4,7 @@ use std::{
     cmp::Ordering,
     iter,
     sync::{Arc, OnceLock},
+    time::Duration,
 };
 
 use rand::{Rng, RngExt};
@@ -122,7 +123,7 @@ impl<S, G> Node<S, G> {
         if !self.newcomer || view.config.slow_start.is_zero() {
             return 1.0;
         }
-        let age = view.now.saturating_duration_since(self.load.since());
+        let age = Duration::from_nanos(self.load.age(view.now));
         let ramp = age.as_secs_f32() / view.config.slow_start.as_secs_f32();
         ramp.clamp(LEAST_RAMP, 1.0)
     }

@@ -11,7 +11,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::BalanceConfig;
-use crate::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use crate::{
+    clock,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+};
 
 /// Below it all latencies are the same, and what is in flight decides.
 const LEAST: f32 = 1e-6;
@@ -26,8 +29,8 @@ pub(super) struct Load {
     /// How many requests are in flight, in the lower half of the word; in the upper half the millisecond since which
     /// nothing was heard: when it last got something to do, or answered while it had more to do.
     pending: AtomicU64,
-    /// From where time is counted.
-    epoch: Instant,
+    /// From where time is counted, in nanoseconds of [`clock::nanos`].
+    epoch: u64,
 }
 
 impl Load {
@@ -37,13 +40,13 @@ impl Load {
             latency: Decaying::default(),
             penalty: Decaying::default(),
             pending: AtomicU64::new(0),
-            epoch: now,
+            epoch: clock::nanos(now),
         }
     }
 
     /// Milliseconds since the epoch. Wraps after seven weeks, which [`Decaying`] knows.
     fn millis(&self, at: Instant) -> u32 {
-        at.saturating_duration_since(self.epoch).as_millis() as u32
+        (self.age(at) / 1_000_000) as u32
     }
 
     /// One more request is in flight.
@@ -108,9 +111,9 @@ impl Load {
         waited.as_secs_f32() >= usual.unwrap_or(config.initial_latency.as_secs_f32())
     }
 
-    /// When it was made.
-    pub(super) fn since(&self) -> Instant {
-        self.epoch
+    /// How long ago it was made, in nanoseconds.
+    pub(super) fn age(&self, now: Instant) -> u64 {
+        clock::nanos(now).saturating_sub(self.epoch)
     }
 
     /// What one more request would have to wait.

@@ -34,7 +34,7 @@ use std::{
     time::Duration,
 };
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Guard};
 use rand::rngs::ThreadRng;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
@@ -42,7 +42,7 @@ use tower_service::Service;
 
 use self::{
     asked::Asked,
-    future::{InFlight, Patience},
+    future::{InFlight, Patience, Stage},
     group::{Group, Member, Seen, View},
     pick::{Crowd, Picked},
     ring::Keyed,
@@ -193,7 +193,9 @@ impl<S: Clone + 'static, G> Balance<S, G> {
         gate: impl Fn(&Endpoint) -> G + Send + Sync + 'static,
     ) -> Self {
         let service = watch.service().clone();
+        let version = config.version();
         let set = Set::first(watch, &connect, &gate, config.get().clone(), Instant::now());
+        let set = set.of_version(version);
         Self {
             shared: Arc::new(Shared {
                 service,
@@ -222,7 +224,7 @@ impl<S, G, K> Balance<S, G, K> {
         let replacing = shared.replacing.lock();
         let replacing = replacing.unwrap_or_else(PoisonError::into_inner);
         // Where nobody calls, nobody else lets go of those that are gone.
-        let old = shared.replace(&shared.config.get(), clock::now());
+        let old = shared.replace(clock::now());
         for Member { endpoint, node, .. } in shared.set.load().all.members.iter() {
             f(endpoint, &node.gate);
         }
@@ -249,27 +251,17 @@ impl<S, G, K> Balance<S, G, K> {
     }
 }
 
-/// What became of a request that a balancer was called with.
-enum Start<S, G: Admit, B>
-where
-    S: Service<http::Request<B>>,
-{
-    Called(Asked<S, B>, InFlight<S, G>),
-    Rejected(Rejection),
-    /// Nobody is known, so the request waits until the endpoints change; at most until then.
-    Waits(Box<http::Request<B>>, Watch, Instant),
-}
-
-impl<S: Clone + 'static, G: Admit> Shared<S, G> {
-    /// Picks an endpoint, by `picker` or else as it is configured, and calls it.
-    fn start<B>(&self, request: http::Request<B>, picker: Option<&dyn Picker>) -> Start<S, G, B>
+impl<S: Clone + 'static, G: Admit, K> Balance<S, G, K> {
+    /// Picks an endpoint for a request and calls it. If nobody is known, it waits until the endpoints change; one that
+    /// has waited before does so until `until` and no longer.
+    fn start<B>(&self, request: http::Request<B>, until: Option<Instant>) -> Stage<S, G, B>
     where
         S: Service<http::Request<B>>,
     {
+        let shared = &*self.shared;
         let now = clock::now();
-        let config = self.config.get();
-        self.refresh(&config, now);
-        let set = self.set.load();
+        let set = shared.latest(now);
+        let config = &set.config;
         let context = request.extensions().get::<crate::Context>();
         let tried = context.and_then(|context| context.tried.as_ref());
         let patience = context.map(Patience::of).unwrap_or_default();
@@ -278,22 +270,25 @@ impl<S: Clone + 'static, G: Admit> Shared<S, G> {
                 true => config.empty_wait,
                 false => config.discovery_wait.max(config.empty_wait),
             };
-            if !wait.is_zero() {
+            let until = until.unwrap_or_else(|| {
                 let ends = patience.ends;
-                let wait = ends.map_or(wait, |ends| wait.min(ends.remaining(now)));
-                return Start::Waits(Box::new(request), set.watch.clone(), now + wait);
+                now + ends.map_or(wait, |ends| wait.min(ends.remaining(now)))
+            });
+            if now < until && !wait.is_zero() {
+                let again = Balance {
+                    shared: Arc::clone(&self.shared),
+                    classify: (),
+                    picker: self.picker.clone(),
+                };
+                return Stage::waits(request, again, set.watch.clone(), until);
             }
         }
-        let view = View {
-            now,
-            config: &config,
-            tried,
-        };
+        let view = View { now, config, tried };
         let keyed = Keyed(config.hash_slack);
-        let picker: Option<&dyn Picker> = picker.or(match config.pick {
+        let picker: Option<&dyn Picker> = self.picker.as_deref().or(match config.pick {
             // Known to the compiler, and so faster.
             Pick::PeakEwma => None,
-            Pick::RoundRobin => Some(&self.round_robin),
+            Pick::RoundRobin => Some(&shared.round_robin),
             Pick::Random => Some(&Random),
             Pick::Weighted => Some(&Weighted),
             Pick::ConsistentHash => Some(&keyed),
@@ -317,26 +312,36 @@ impl<S: Clone + 'static, G: Admit> Shared<S, G> {
         });
         let (Member { node, .. }, permit) = match picked {
             Some(Ok(picked)) => picked,
-            Some(Err(rejection)) => return Start::Rejected(rejection),
+            Some(Err(rejection)) => return Stage::rejected(rejection),
             None => {
-                return Start::Rejected(Rejection::NoEndpoints {
-                    service: self.service.clone(),
+                return Stage::rejected(Rejection::NoEndpoints {
+                    service: shared.service.clone(),
                 });
             }
         };
         if let Some(tried) = tried {
             tried.add(node.serial);
         }
-        let in_flight = InFlight::new(Arc::clone(node), permit, now, patience, self.config.clone());
-        Start::Called(Asked::new(node.service.clone(), request), in_flight)
+        let in_flight = InFlight::new(Arc::clone(node), permit, now, patience, Arc::clone(config));
+        Stage::called(Asked::new(node.service.clone(), request), in_flight)
+    }
+}
+
+impl<S: Clone + 'static, G> Shared<S, G> {
+    /// The set to work from: the next one if the snapshot or the configuration was replaced.
+    fn latest(&self, now: Instant) -> Guard<Arc<Set<S, G>>> {
+        let set = self.set.load();
+        if !set.is_outdated(self.config.version()) {
+            return set;
+        }
+        drop(set);
+        self.refresh(now);
+        self.set.load()
     }
 
-    /// Makes the next set if the snapshot or the configuration was replaced, unless somebody else is doing it, who is
-    /// waited for only where nobody is known.
-    fn refresh(&self, config: &Arc<BalanceConfig>, now: Instant) {
-        if !self.set.load().is_outdated(config) {
-            return;
-        }
+    /// Makes the next set, unless somebody else is doing it, who is waited for only where nobody is known.
+    #[cold]
+    fn refresh(&self, now: Instant) {
         let replacing = match self.replacing.try_lock() {
             Ok(replacing) => replacing,
             // Somebody's service or gate could not be made. The set is still the one from before.
@@ -348,20 +353,19 @@ impl<S: Clone + 'static, G: Admit> Shared<S, G> {
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner),
         };
-        let old = self.replace(config, now);
+        let old = self.replace(now);
         drop(replacing);
         drop(old);
     }
-}
 
-impl<S: Clone + 'static, G> Shared<S, G> {
     /// Makes the next set if there is to be one, under the lock. The one before is for the caller to drop when that is
     /// free: with it go the services and gates of endpoints, which are not ours.
-    fn replace(&self, config: &Arc<BalanceConfig>, now: Instant) -> Option<Arc<Set<S, G>>> {
-        let set = self.set.load_full();
-        set.is_outdated(config).then(|| {
-            let next = set.next(&*self.connect, &*self.gate, Arc::clone(config), now);
-            self.set.swap(Arc::new(next))
+    fn replace(&self, now: Instant) -> Option<Arc<Set<S, G>>> {
+        let (set, version) = (self.set.load_full(), self.config.version());
+        set.is_outdated(version).then(|| {
+            let config = Arc::clone(&self.config.get());
+            let next = set.next(&*self.connect, &*self.gate, config, now);
+            self.set.swap(Arc::new(next.of_version(version)))
         })
     }
 }
@@ -409,7 +413,7 @@ where
     }
 
     fn call(&mut self, request: http::Request<B>) -> Self::Future {
-        ResponseFuture::new(self.clone(), request)
+        ResponseFuture::new(self, request)
     }
 }
 

@@ -191,8 +191,11 @@ fn by_cost<'a, C: Candidate<V>, V>(
 /// Two different ones, each pair equally likely.
 fn two<'a, C>(candidates: &'a Chunked<C>, rng: &mut impl Rng) -> Option<(&'a C, &'a C)> {
     let others = candidates.len().checked_sub(1).filter(|n| *n > 0)?;
-    let first = rng.random_range(0..=others);
-    let second = rng.random_range(0..others);
+    // Two numbers out of one word: a share of half a word, whose rounding nobody sees in so few.
+    let word = rng.next_u64();
+    let share = |half: u64, of: usize| ((half * of as u64) >> 32) as usize;
+    let first = share(word >> 32, others + 1);
+    let second = share(word & u64::from(u32::MAX), others);
     let second = second + usize::from(second >= first);
     Some((candidates.get(first), candidates.get(second)))
 }

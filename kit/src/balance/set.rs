@@ -21,7 +21,9 @@ pub(super) struct Set<S, G> {
     pub(super) all: Arc<Group<S, G>>,
     /// Those of them that are near, where that tells them from others.
     near: Option<Arc<Near<S, G>>>,
-    config: Arc<BalanceConfig>,
+    pub(super) config: Arc<BalanceConfig>,
+    /// Which version of it that is.
+    version: u64,
     /// Has seen the snapshot that the nodes were made from, so it tells by itself when they are outdated.
     pub(super) watch: Watch,
     /// Whether there has been a snapshot at all.
@@ -47,15 +49,21 @@ impl<S: 'static, G> Set<S, G> {
             all: Arc::new(Group::empty(now)),
             near: None,
             config: Arc::clone(&config),
+            version: 0,
             watch,
             known: false,
         };
         empty.next(connect, gate, config, now)
     }
 
-    /// Whether there is another snapshot, or `config` is another one.
-    pub(super) fn is_outdated(&self, config: &Arc<BalanceConfig>) -> bool {
-        self.watch.has_changed() || !Arc::ptr_eq(&self.config, config)
+    /// The same, made from this version of the configuration.
+    pub(super) fn of_version(self, version: u64) -> Self {
+        Self { version, ..self }
+    }
+
+    /// Whether there is another snapshot, or this is another version of the configuration.
+    pub(super) fn is_outdated(&self, version: u64) -> bool {
+        self.watch.has_changed() || self.version != version
     }
 
     /// The set after the latest snapshot, as `config` wants it.
@@ -96,6 +104,7 @@ impl<S: 'static, G> Set<S, G> {
             all,
             near,
             config,
+            version: self.version,
             watch,
             known,
         }

@@ -140,7 +140,7 @@ impl World {
 
     fn refresh(&self) {
         let shared = &self.balance.shared;
-        shared.refresh(&shared.config.get(), Instant::now());
+        shared.latest(Instant::now());
     }
 
     fn endpoints(&mut self, addresses: &[&'static str]) {

@@ -56,7 +56,8 @@ struct Shared {
     // What the machine says, for those who do not take the lock. Written under it.
     /// The generation and, in the lowest two bits, the [`Code`].
     word: AtomicU64,
-    /// Until when it stays open, or half open with hanging probes: nanoseconds since the epoch.
+    /// Until when it stays open, or half open with hanging probes: nanoseconds of
+    /// [`clock::nanos`].
     until: AtomicU64,
     /// Whether there were failures since the last success, so that a success must be told to the machine.
     failing: AtomicBool,
@@ -234,7 +235,7 @@ impl Shared {
     }
 
     fn nanos(&self, now: Instant) -> u64 {
-        now.saturating_duration_since(self.epoch).as_nanos() as u64
+        clock::nanos(now)
     }
 
     /// Shows to those without the lock what the machine says.
@@ -335,8 +336,8 @@ impl Shared {
             return;
         }
         let settings = self.settings.get();
-        let took = now.saturating_duration_since(since);
-        if settings.config.slow_call.is_some_and(|slow| took > slow) {
+        let slow = |slow| now.saturating_duration_since(since) > slow;
+        if settings.config.slow_call.is_some_and(slow) {
             return self.fail(ticket, true, now);
         }
         if !ticket.probe {

@@ -23,11 +23,11 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{self, Poll, ready},
+    time::Duration,
 };
 
 use http::{Request, Response};
 use pin_project_lite::pin_project;
-use tokio::time::Instant;
 use tower_layer::Layer;
 use tower_service::Service;
 
@@ -146,7 +146,8 @@ where
 #[derive(Debug)]
 struct Entered {
     recorder: Arc<Recorder>,
-    began: Instant,
+    /// In nanoseconds of [`clock::nanos`].
+    began: u64,
     key: Key,
 }
 
@@ -156,7 +157,7 @@ impl Entered {
         let context = request.extensions().get::<Context>();
         Self {
             recorder,
-            began: clock::now(),
+            began: clock::nanos(clock::now()),
             key: Key {
                 wire: Wire::of(request.headers()),
                 verb: Verb::of(request.method()),
@@ -197,7 +198,8 @@ impl Entered {
 impl Drop for Entered {
     fn drop(&mut self) {
         self.recorder.active().decrement(1.0);
-        let took = clock::now().saturating_duration_since(self.began);
+        let took = clock::nanos(clock::now()).saturating_sub(self.began);
+        let took = Duration::from_nanos(took);
         self.recorder.record(self.key, took);
     }
 }

@@ -5,9 +5,18 @@ mod budget;
 mod ratio;
 mod window;
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{
+            AtomicU64,
+            Ordering::{Acquire, Release},
+        },
+    },
+};
 
-use arc_swap::{ArcSwap, Cache, Guard};
+use arc_swap::{ArcSwap, Guard};
 use tokio::time::Instant;
 
 use crate::{classify::Outcome, rejection::Rejection};
@@ -59,27 +68,46 @@ impl Permit for () {
 ///
 /// All clones are the same handle: a layer keeps one and reads it at each call, its owner keeps another and
 /// [`set`](Self::set)s it. What the layer has counted is not touched.
-pub struct Live<P>(Arc<ArcSwap<P>>);
+pub struct Live<P>(Arc<Versioned<P>>);
+
+struct Versioned<P> {
+    settings: ArcSwap<P>,
+    /// How often they were replaced, for those who only want to know whether they were.
+    version: AtomicU64,
+}
 
 impl<P> Live<P> {
     /// A handle on `settings`.
     pub fn new(settings: P) -> Self {
-        Self(Arc::new(ArcSwap::from_pointee(settings)))
+        Self(Arc::new(Versioned {
+            settings: ArcSwap::from_pointee(settings),
+            version: AtomicU64::new(0),
+        }))
     }
 
     /// The settings at this moment. Keep it for one decision, not across an await.
     pub fn get(&self) -> Guard<Arc<P>> {
-        self.0.load()
+        self.0.settings.load()
+    }
+
+    /// Changes after the settings did. Who reads it first and the settings then has these or later ones.
+    pub(crate) fn version(&self) -> u64 {
+        self.0.version.load(Acquire)
     }
 
     /// A reader for one who reads them at each call.
     pub fn reader(&self) -> Reader<P> {
-        Reader(Cache::new(Arc::clone(&self.0)))
+        Reader {
+            version: self.version(),
+            settings: Guard::into_inner(self.get()),
+            live: self.clone(),
+        }
     }
 
     /// Replaces the settings for all who hold this handle.
     pub fn set(&self, settings: P) {
-        self.0.store(Arc::new(settings));
+        self.0.settings.store(Arc::new(settings));
+        self.0.version.fetch_add(1, Release);
     }
 }
 
@@ -97,18 +125,29 @@ impl<P: Default> Default for Live<P> {
 
 /// Reads [`Live`] settings and remembers what it read, so that reading them again costs one comparison. Each service
 /// has one of its own; what was replaced lives on until its last reader has looked again.
-pub struct Reader<P>(Cache<Arc<ArcSwap<P>>, Arc<P>>);
+pub struct Reader<P> {
+    live: Live<P>,
+    version: u64,
+    settings: Arc<P>,
+}
 
 impl<P> Reader<P> {
     /// The settings at this moment.
     pub fn get(&mut self) -> &P {
-        self.0.load()
+        if self.live.version() != self.version {
+            *self = self.live.reader();
+        }
+        &self.settings
     }
 }
 
 impl<P> Clone for Reader<P> {
     fn clone(&self) -> Self {
-        Self(self.0.clone())
+        Self {
+            live: self.live.clone(),
+            version: self.version,
+            settings: Arc::clone(&self.settings),
+        }
     }
 }
 

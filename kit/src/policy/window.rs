@@ -4,7 +4,10 @@ use std::{array, time::Duration};
 
 use tokio::time::Instant;
 
-use crate::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use crate::{
+    clock,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+};
 
 /// In how many parts a window slides.
 const BUCKETS: u64 = 10;
@@ -25,7 +28,8 @@ const LATEST: u64 = 4;
 /// hence the relaxed accesses.
 #[derive(Debug)]
 pub(crate) struct Window {
-    epoch: Instant,
+    /// In nanoseconds of [`clock::nanos`], as all moments.
+    epoch: u64,
     /// The length of one bucket in nanoseconds, at least 1.
     bucket: u64,
     buckets: [AtomicU64; BUCKETS as usize],
@@ -69,7 +73,7 @@ impl Window {
     pub(crate) fn new(span: Duration, epoch: Instant) -> Self {
         let bucket = span.as_nanos() / u128::from(BUCKETS);
         Self {
-            epoch,
+            epoch: clock::nanos(epoch),
             bucket: u64::try_from(bucket).unwrap_or(u64::MAX).max(1),
             buckets: array::from_fn(|_| AtomicU64::new(0)),
         }
@@ -77,7 +81,10 @@ impl Window {
 
     /// A window over another span, with what this one counts by now; each bucket counts as of its last moment.
     pub(crate) fn over(&self, span: Duration, now: Instant) -> Self {
-        let mut new = Self::new(span, self.epoch);
+        let mut new = Self {
+            epoch: self.epoch,
+            ..Self::new(span, now)
+        };
         let (tick, now) = (self.tick(now), self.nanos(now));
         let newest = now / new.bucket;
         let mut words = [0; BUCKETS as usize];
@@ -100,7 +107,7 @@ impl Window {
     }
 
     fn nanos(&self, now: Instant) -> u64 {
-        now.saturating_duration_since(self.epoch).as_nanos() as u64
+        clock::nanos(now).saturating_sub(self.epoch)
     }
 
     fn tick(&self, now: Instant) -> u64 {

@@ -15,9 +15,9 @@ use tokio::time::Instant;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::rate::{Rate, nanos};
+use super::rate::Rate;
 use crate::{
-    BoxError,
+    BoxError, clock,
     policy::Live,
     rejection::{Rejection, ResponseFuture},
 };
@@ -64,7 +64,8 @@ pub struct KeyedRateLimiter {
 
 #[derive(Debug)]
 struct Shared {
-    epoch: Instant,
+    /// In nanoseconds of [`clock::nanos`].
+    epoch: u64,
     seed: RandomState,
     shards: [Mutex<Shard>; SHARDS],
 }
@@ -86,7 +87,7 @@ impl KeyedRateLimiter {
         Self {
             config: Live::new(config),
             shared: Arc::new(Shared {
-                epoch: now,
+                epoch: clock::nanos(now),
                 seed: RandomState::new(),
                 shards: std::array::from_fn(|_| Mutex::default()),
             }),
@@ -109,7 +110,7 @@ impl KeyedRateLimiter {
     /// Takes one token out of the bucket of `key`, or returns how long it takes until there is one.
     pub fn take(&self, key: &impl Hash, now: Instant) -> Result<(), Duration> {
         let config = **self.config.get();
-        let now = nanos(now.saturating_duration_since(self.shared.epoch));
+        let now = clock::nanos(now).saturating_sub(self.shared.epoch);
         let key = self.shared.seed.hash_one(key);
         let shard = &self.shared.shards[key as usize % SHARDS];
         let mut shard = shard.lock().expect("no panic while locked");

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use crate::{
+    clock,
     policy::Live,
     sync::atomic::{AtomicU64, Ordering::Relaxed},
 };
@@ -30,7 +31,8 @@ pub struct RateLimiter {
 
 #[derive(Debug)]
 struct Bucket {
-    epoch: Instant,
+    /// In nanoseconds of [`clock::nanos`].
+    epoch: u64,
     /// When the bucket will be full again, in nanoseconds since `epoch`.
     full_at: AtomicU64,
 }
@@ -41,7 +43,7 @@ impl RateLimiter {
         Self {
             rate: Live::new(rate.into()),
             bucket: Arc::new(Bucket {
-                epoch: now,
+                epoch: clock::nanos(now),
                 full_at: AtomicU64::new(0),
             }),
         }
@@ -60,7 +62,7 @@ impl RateLimiter {
 
     /// The same for one who has read the rate already.
     pub(super) fn take_at(&self, rate: Rate, now: Instant) -> Result<(), Duration> {
-        let now = nanos(now.saturating_duration_since(self.bucket.epoch));
+        let now = clock::nanos(now).saturating_sub(self.bucket.epoch);
         let take = |full_at| rate.take(full_at, now);
         let taken = self
             .bucket
@@ -92,7 +94,7 @@ impl Rate {
 }
 
 /// Whole nanoseconds; five centuries are as good as for ever.
-pub(super) fn nanos(duration: Duration) -> u64 {
+fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 

@@ -49,8 +49,13 @@ impl Head {
     pub(super) fn of<B>(request: &mut Request<B>) -> Self {
         let mut parts = SPARE.with_borrow_mut(Vec::pop).unwrap_or_default();
         parts.tried.renew();
-        let tried = &mut Context::of_mut(request.extensions_mut()).tried;
-        tried.get_or_insert_with(|| parts.tried.clone());
+        let context = Context::of_mut(request.extensions_mut());
+        parts.extensions = Kept::Context(context.clone());
+        let tried = || parts.tried.clone();
+        context.tried.get_or_insert_with(tried);
+        if request.extensions().len() > 1 {
+            parts.extensions = Kept::All(request.extensions().clone());
+        }
         parts.method = request.method().clone();
         parts.uri = request.uri().clone();
         parts.version = request.version();
@@ -58,11 +63,6 @@ impl Head {
         parts
             .headers
             .extend(headers.map(|(name, value)| (name.clone(), value.clone())));
-        let extensions = request.extensions();
-        parts.extensions = match extensions.get::<Context>() {
-            Some(context) if extensions.len() == 1 => Kept::Context(context.clone()),
-            _ => Kept::All(extensions.clone()),
-        };
         Self(Some(parts))
     }
 
@@ -83,7 +83,9 @@ impl Head {
             }
             Kept::All(extensions) => *request.extensions_mut() = extensions.clone(),
         }
-        Context::of_mut(request.extensions_mut()).previous_attempts = previous_attempts;
+        let context = Context::of_mut(request.extensions_mut());
+        context.previous_attempts = previous_attempts;
+        context.tried.get_or_insert_with(|| parts.tried.clone());
         request
     }
 }

@@ -41,6 +41,7 @@ use crate::{
     body::TryClone,
     classify::{self, Classify, HttpClassify},
     clock,
+    context::Context,
     event::{Event, SharedObserver},
     policy::{Live, Reader},
     rejection::RetriesSpent,
@@ -147,17 +148,23 @@ where
         let unready = self.inner.clone();
         let mut service = std::mem::replace(&mut self.inner, unready);
         let config = self.config.get();
-        let call = Call::of(&request);
-        if !call.is_retry() {
+        let context = request.extensions().get::<Context>();
+        // Then an earlier hop makes this call again already.
+        let is_retry = context.is_some_and(|context| context.previous_attempts > 0);
+        if !is_retry {
             self.layer.shared.budget.deposit(clock::now());
         }
-        let (request, again) = if call.is_retry() || config.attempts.get() == 1 {
+        let (request, again) = if is_retry || config.attempts.get() == 1 {
             (request.map(Replay::once), None)
         } else {
             let head = Head::of(&mut request);
             let (parts, body) = request.into_parts();
             let (body, spare) = Spare::of(body, config.replay_limit);
-            let again = Again { head, spare, call };
+            let again = Again {
+                head,
+                spare,
+                previous_attempts: 0,
+            };
             (Request::from_parts(parts, body), Some(again))
         };
         RetryFuture {
@@ -175,7 +182,15 @@ where
 struct Again<B> {
     head: Head,
     spare: Spare<B>,
-    call: Call,
+    /// Attempts before the present one.
+    previous_attempts: u32,
+}
+
+impl<B> Again<B> {
+    /// What matters of the call. Asked when an attempt has failed, which few do.
+    fn call(&self) -> Call {
+        Call::of(&self.head.request((), self.previous_attempts))
+    }
 }
 
 /// Says to whoever is told of this failure that there were attempts enough.
@@ -205,9 +220,9 @@ where
     S: Service<Request<Replay<B>>>,
 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let call = self.again.as_ref().map(|again| again.call);
+        let previous_attempts = self.again.as_ref().map(|again| again.previous_attempts);
         f.debug_struct("RetryFuture")
-            .field("call", &call)
+            .field("previous_attempts", &previous_attempts)
             .finish_non_exhaustive()
     }
 }
@@ -264,9 +279,10 @@ where
                     }
                     let now = clock::now();
                     let config = shared.config.get();
-                    let backoff = again.call.backoff(&verdict, &config, now, &mut rand::rng());
+                    let call = again.call();
+                    let backoff = call.backoff(&verdict, &config, now, &mut rand::rng());
                     let Some(backoff) = backoff else {
-                        let spent = again.call.may_be_repeated(&verdict);
+                        let spent = call.may_be_repeated(&verdict);
                         return Poll::Ready(if spent { give_up(result) } else { result });
                     };
                     let Some(body) = again.spare.rewind() else {
@@ -276,9 +292,9 @@ where
                         shared.observer.observe(Event::RetryBudgetExhausted);
                         return Poll::Ready(give_up(result));
                     };
-                    again.call.previous_attempts += 1;
+                    again.previous_attempts += 1;
                     shared.observer.observe(Event::Retried {
-                        previous_attempts: again.call.previous_attempts,
+                        previous_attempts: again.previous_attempts,
                         backoff,
                     });
                     State::Waiting {
@@ -297,7 +313,7 @@ where
                     let Next { body, withdrawal } = next.take().expect("made once");
                     let again = this.again.as_ref().expect("this is a retry");
                     withdrawal.spend();
-                    let request = again.head.request(body, again.call.previous_attempts);
+                    let request = again.head.request(body, again.previous_attempts);
                     State::Called {
                         future: this.service.call(request),
                     }

@@ -50,7 +50,7 @@ pub(super) struct Call {
     idempotent: bool,
     deadline: Option<Deadline>,
     /// Attempts before the present one.
-    pub(super) previous_attempts: u32,
+    previous_attempts: u32,
 }
 
 impl Call {
@@ -61,11 +61,6 @@ impl Call {
             deadline: context.and_then(|context| context.deadline),
             previous_attempts: context.map_or(0, |context| context.previous_attempts),
         }
-    }
-
-    /// Whether an earlier hop makes this call again already.
-    pub(super) fn is_retry(&self) -> bool {
-        self.previous_attempts > 0
     }
 
     /// Whether making it again after this verdict does no harm.

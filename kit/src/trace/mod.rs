@@ -112,6 +112,14 @@ where
             Kind::Outbound(upstream) => call_span(upstream, &mut request),
             Kind::Attempt => attempt_span(&mut request),
         };
+        if span.is_disabled() {
+            drop(span);
+            // Apart, because with a span to leave the compiler moves request and future once more.
+            return ResponseFuture {
+                inner: self.inner.call(request),
+                span: Span::none(),
+            };
+        }
         // Not `in_scope`, whose closure the request would be moved into.
         let entered = span.enter();
         let inner = self.inner.call(request);
@@ -163,6 +171,10 @@ fn traceparent(trace: TraceContext) -> HeaderValue {
 
 fn call_span<B>(upstream: &ServiceName, request: &mut Request<B>) -> Span {
     let context = Context::of_mut(request.extensions_mut());
+    if context.trace.is_some() && !tracing::span_enabled!(Level::INFO) {
+        // A span that nobody keeps is nobody's parent.
+        return Span::none();
+    }
     let trace = step_into_child(context);
     tracing::info_span!(
         "call",

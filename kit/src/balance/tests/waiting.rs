@@ -84,7 +84,7 @@ fn where_nobody_is_known_whoever_makes_the_first_set_is_waited_for() {
     let balance = world.balance.clone();
     let maker = std::thread::spawn(move || {
         let shared = &balance.shared;
-        shared.refresh(&shared.config.get(), Instant::now());
+        shared.latest(Instant::now());
     });
     begins.recv().unwrap();
     // It is let go by a third, since this thread waits.
