@@ -2,9 +2,10 @@
 //!
 //! After Finagle's `PeakEwma` load metric and linkerd's load biaser: latency is an exponentially weighted moving
 //! average that jumps up with a slow answer at once and comes down slowly; a failure, however fast, counts as a
-//! slow answer that is forgotten sooner. What is still waited for counts, too: an endpoint that has something to do and
+//! slow answer that is forgotten sooner. What is still waited for counts, too: an endpoint that owes several answers and
 //! of which nothing is heard is as slow as it has been silent, so one that hangs is left alone before anybody has
-//! given up. Nothing here is written by reading: a read projects the decay to now.
+//! given up. One answer that is owed says nothing: some calls take long, and their endpoint must not be left alone for
+//! it. Nothing here is written by reading: a read projects the decay to now.
 
 use std::time::Duration;
 
@@ -122,10 +123,9 @@ impl Load {
         let pending = self.pending.load(Relaxed);
         let in_flight = pending as u32;
         let assumed = config.initial_latency.as_secs_f32();
-        let silent = if in_flight == 0 {
-            0.0
-        } else {
-            silent_millis((pending >> 32) as u32, now) as f32 / 1e3
+        let silent = match in_flight {
+            0 | 1 => 0.0,
+            _ => silent_millis((pending >> 32) as u32, now) as f32 / 1e3,
         };
         Cost {
             latency: match self.latency.at(now, config.decay) {
@@ -383,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_is_silent_while_it_has_something_to_do_is_as_slow_as_it_has_been_silent() {
+    fn one_that_owes_several_answers_is_as_slow_as_it_has_been_silent() {
         let now = Instant::now();
         let [hangs, cold] = [(); 2].map(|()| Load::new(now));
         hangs.answered(now, millis(10), &CONFIG);
@@ -401,15 +401,17 @@ mod tests {
         assert_eq!(latency(&cold, later + millis(20)), None);
         // Who read the clock earlier does not take it for silent.
         assert!(latency(&hangs, later - millis(1)).unwrap() < 0.001);
-        // One call that was given up says nothing, an answer says that it lives.
+        // A call that was given up says nothing, an answer says that it lives.
+        hangs.enter(later + millis(150));
         hangs.leave();
         assert_eq!(latency(&hangs, later + millis(200)), Some(0.2));
         hangs.enter(later + millis(200));
         hangs.heard(later + millis(300));
-        assert_eq!(hangs.in_flight(), 1);
+        assert_eq!(hangs.in_flight(), 2);
         assert_eq!(latency(&hangs, later + millis(301)), Some(0.001));
         assert_eq!(latency(&hangs, later + millis(400)), Some(0.1));
-        hangs.heard(later + millis(400));
+        // One alone may be a call that takes long.
+        hangs.leave();
         assert!(latency(&hangs, later + millis(500)).unwrap() < 0.001);
     }
 
