@@ -288,6 +288,20 @@ mod tests {
         assert_eq!(now(), start + SECOND * 3, "outside of it time passes");
     }
 
+    #[test]
+    fn the_difference_of_two_moments_is_that_of_their_nanoseconds() {
+        let first = now();
+        let moments = [0, 1, 7, 1_000_000_007, u64::pow(10, 18)].map(Duration::from_nanos);
+        for (earlier, later) in moments.iter().flat_map(|a| moments.map(|b| (*a, b))) {
+            let (earlier, later) = (first + earlier, first + later);
+            let apart = later.saturating_duration_since(earlier);
+            let words = nanos(later).saturating_sub(nanos(earlier));
+            assert_eq!(u128::from(words), apart.as_nanos());
+        }
+        // Before the first one, too.
+        assert_eq!(nanos(first) - nanos(first - SECOND), 1_000_000_000);
+    }
+
     #[tokio::test(start_paused = true)]
     async fn one_inside_of_another_has_a_moment_of_its_own() {
         let mut inner = SharedClockLayer.layer(service_fn(|()| ready(Ok::<_, ()>(now()))));

@@ -136,7 +136,12 @@ where
         if deadline.has_passed(now) {
             return DeadlineFuture::refused(None);
         }
-        DeadlineFuture::until(self.inner.call(request), deadline.instant(), None)
+        DeadlineFuture {
+            inner: Some(self.inner.call(request)),
+            ends: deadline.instant(),
+            timer: Timer::default(),
+            timeout: None,
+        }
     }
 }
 
@@ -228,7 +233,12 @@ where
             let left = timeout_value_again(left);
             request.headers_mut().insert(header, left);
         }
-        DeadlineFuture::until(self.inner.call(request), ends.instant(), timeout)
+        DeadlineFuture {
+            inner: Some(self.inner.call(request)),
+            ends: ends.instant(),
+            timer: Timer::default(),
+            timeout,
+        }
     }
 }
 
@@ -277,15 +287,6 @@ pin_project! {
 }
 
 impl<F> DeadlineFuture<F> {
-    fn until(inner: F, ends: Instant, timeout: Option<Duration>) -> Self {
-        Self {
-            inner: Some(inner),
-            ends,
-            timer: Timer::default(),
-            timeout,
-        }
-    }
-
     fn refused(timeout: Option<Duration>) -> Self {
         Self {
             inner: None,

@@ -36,6 +36,7 @@ where
     S: Service<http::Request<B>>,
 {
     /// Gives `request` to `service` as soon as that is ready.
+    #[inline(always)]
     pub(super) fn new(mut service: S, request: http::Request<B>) -> Self {
         // Whoever is to be woken is not known yet. If that matters, it is asked once more in the first poll.
         match service.poll_ready(&mut Context::from_waker(Waker::noop())) {

@@ -151,17 +151,18 @@ impl ConcurrencyLimiter {
     /// # Errors
     /// [`Rejection::Overloaded`].
     pub fn admit_as(&self, priority: Priority, now: Instant) -> Result<InFlight, Rejection> {
-        self.admit_by(|| (priority, now))
+        self.admit_by(&self.shared.config.get(), || (priority, now))
     }
 
-    /// The same for one who has to find out the priority, which is wanted where there is a limit only.
+    /// The same for one who has read the configuration already, and has to find out the priority, which is wanted where
+    /// there is a limit only.
     pub(super) fn admit_by(
         &self,
+        config: &Option<ConcurrencyConfig>,
         call: impl FnOnce() -> (Priority, Instant),
     ) -> Result<InFlight, Rejection> {
         let shared = &self.shared;
-        let config = shared.config.get();
-        let Some(config) = &**config else {
+        let Some(config) = config else {
             return Ok(InFlight::uncounted());
         };
         let (priority, now) = call();

@@ -34,7 +34,7 @@ use crate::{
     classify::{Classify, HttpClassify, Prioritize},
     clock,
     event::SharedObserver,
-    policy::Permit,
+    policy::{Permit, Reader},
     rejection::ResponseFuture,
 };
 
@@ -84,6 +84,7 @@ impl<S, C: Clone> Layer<S> for ConcurrencyLimitLayer<C> {
     fn layer(&self, inner: S) -> ConcurrencyLimit<S, C> {
         ConcurrencyLimit {
             inner,
+            config: self.limiter.config().reader(),
             limiter: self.limiter.clone(),
             classify: self.classify.clone(),
         }
@@ -94,6 +95,7 @@ impl<S, C: Clone> Layer<S> for ConcurrencyLimitLayer<C> {
 #[derive(Clone, Debug)]
 pub struct ConcurrencyLimit<S, C = HttpClassify> {
     inner: S,
+    config: Reader<Option<ConcurrencyConfig>>,
     limiter: ConcurrencyLimiter,
     classify: C,
 }
@@ -115,20 +117,21 @@ where
     fn call(&mut self, request: Req) -> Self::Future {
         // Counted here and not in `poll_ready`: nobody waits for a place, and a connection that only holds its
         // service ready while it idles must not take one.
-        let admitted = self
-            .limiter
-            .admit_by(|| (self.classify.priority(&request), clock::now()));
-        let (inner, entered) = match admitted {
-            Ok(entered) => (
-                ResponseFuture::called(self.inner.call(request)),
-                Some(entered),
-            ),
-            Err(reason) => (ResponseFuture::rejected(reason), None),
-        };
-        ConcurrencyFuture {
-            inner,
-            entered,
-            classify: self.classify.clone(),
+        let admitted = self.limiter.admit_by(self.config.get(), || {
+            (self.classify.priority(&request), clock::now())
+        });
+        let classify = self.classify.clone();
+        match admitted {
+            Ok(entered) => ConcurrencyFuture {
+                inner: ResponseFuture::called(self.inner.call(request)),
+                entered: Some(entered),
+                classify,
+            },
+            Err(reason) => ConcurrencyFuture {
+                inner: ResponseFuture::rejected(reason),
+                entered: None,
+                classify,
+            },
         }
     }
 }

@@ -43,7 +43,7 @@ use crate::{
     clock,
     context::Context,
     event::{Event, SharedObserver},
-    policy::{Budget, Live, Ratio, Withdrawal},
+    policy::{Budget, Live, Ratio, Reader, Withdrawal},
 };
 use latency::Latency;
 
@@ -169,6 +169,7 @@ impl<S, C: Clone> Layer<S> for HedgeLayer<C> {
     fn layer(&self, inner: S) -> Hedge<S, C> {
         Hedge {
             inner,
+            config: self.config().reader(),
             layer: self.clone(),
         }
     }
@@ -182,6 +183,7 @@ impl<S, C: Clone> Layer<S> for HedgeLayer<C> {
 #[derive(Clone, Debug)]
 pub struct Hedge<S, C = HttpClassify> {
     inner: S,
+    config: Reader<Option<HedgeConfig>>,
     layer: HedgeLayer<C>,
 }
 
@@ -202,23 +204,31 @@ where
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let shared = &self.layer.shared;
-        let config = shared.config.get();
+        let config = self.config.get();
+        if config.is_none() && !shared.deposits {
+            // Apart, because with what is to be dropped at hand the compiler moves request and future once more.
+            return HedgeFuture {
+                first: Some(self.inner.call(request)),
+                first_failed: None,
+                observed: None,
+                plan: None,
+                second: None,
+            };
+        }
         let mut observed = None;
         let mut plan = None;
-        if config.is_some() || shared.deposits {
-            let context = request.extensions().get::<Context>();
-            let is_retry = context.is_some_and(|context| context.previous_attempts > 0);
-            let now = clock::now();
-            if !is_retry && shared.deposits {
-                shared.budget.deposit(now);
-            }
-            if let Some(config) = &**config {
-                observed = Some((self.layer.clone(), now));
-                plan = (!is_retry && is_idempotent(&request))
-                    .then(|| shared.delay(config, now))
-                    .flatten()
-                    .and_then(|delay| Plan::of(&mut request, delay, &self.inner));
-            }
+        let context = request.extensions().get::<Context>();
+        let is_retry = context.is_some_and(|context| context.previous_attempts > 0);
+        let now = clock::now();
+        if !is_retry && shared.deposits {
+            shared.budget.deposit(now);
+        }
+        if let Some(config) = config {
+            observed = Some((self.layer.clone(), now));
+            plan = (!is_retry && is_idempotent(&request))
+                .then(|| shared.delay(config, now))
+                .flatten()
+                .and_then(|delay| Plan::of(&mut request, delay, &self.inner));
         }
         HedgeFuture {
             first: Some(self.inner.call(request)),

@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use super::{Column, Live, Ratio, Tick, Window};
+use super::{Column, Live, Ratio, Reader, Tick, Window};
 
 /// How many retries a [`Budget`] allows.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -44,11 +44,19 @@ pub struct Budget {
     terms: Live<Terms>,
 }
 
+/// What a [`Budget`] allows now, and what was counted.
 #[derive(Debug)]
-struct Terms {
+pub(crate) struct Terms {
     config: BudgetConfig,
     /// Calls to the left, retries to the right.
     window: Arc<Window>,
+}
+
+impl Terms {
+    /// Counts a call, not a retry of one.
+    pub(crate) fn deposit(&self, now: Instant) {
+        self.window.add(now, Column::Left);
+    }
 }
 
 impl Budget {
@@ -73,7 +81,12 @@ impl Budget {
 
     /// Counts a call, not a retry of one.
     pub fn deposit(&self, now: Instant) {
-        self.terms.get().window.add(now, Column::Left);
+        self.terms.get().deposit(now);
+    }
+
+    /// A reader for one who counts many.
+    pub(crate) fn reader(&self) -> Reader<Terms> {
+        self.terms.reader()
     }
 
     /// Takes one retry out of the budget, or `None` when it is used up.

@@ -22,6 +22,7 @@ use tokio::time::Instant;
 use crate::{classify::Outcome, rejection::Rejection};
 
 pub use backoff::Backoff;
+pub(crate) use budget::Terms;
 pub use budget::{Budget, BudgetConfig, Withdrawal};
 pub use ratio::{InvalidRatio, Ratio};
 pub(crate) use window::{Column, Tick, Window};
@@ -135,9 +136,14 @@ impl<P> Reader<P> {
     /// The settings at this moment.
     pub fn get(&mut self) -> &P {
         if self.live.version() != self.version {
-            *self = self.live.reader();
+            self.read_again();
         }
         &self.settings
+    }
+
+    #[cold]
+    fn read_again(&mut self) {
+        *self = self.live.reader();
     }
 }
 

@@ -43,7 +43,7 @@ use crate::{
     clock,
     context::Context,
     event::{Event, SharedObserver},
-    policy::{Live, Reader},
+    policy::{Live, Reader, Terms},
     rejection::RetriesSpent,
     wire,
 };
@@ -111,6 +111,7 @@ impl<S, C: Clone> Layer<S> for RetryLayer<C> {
         Retry {
             inner,
             config: self.config().reader(),
+            budget: self.budget().reader(),
             layer: self.clone(),
         }
     }
@@ -125,6 +126,7 @@ impl<S, C: Clone> Layer<S> for RetryLayer<C> {
 pub struct Retry<S, C = HttpClassify> {
     inner: S,
     config: Reader<RetryConfig>,
+    budget: Reader<Terms>,
     layer: RetryLayer<C>,
 }
 
@@ -144,34 +146,34 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        // The one that is ready goes along; later attempts make it ready again.
-        let unready = self.inner.clone();
-        let mut service = std::mem::replace(&mut self.inner, unready);
         let config = self.config.get();
         let context = request.extensions().get::<Context>();
         // Then an earlier hop makes this call again already.
         let is_retry = context.is_some_and(|context| context.previous_attempts > 0);
         if !is_retry {
-            self.layer.shared.budget.deposit(clock::now());
+            self.budget.get().deposit(clock::now());
         }
-        let (request, again) = if is_retry || config.attempts.get() == 1 {
-            (request.map(Replay::once), None)
-        } else {
-            let head = Head::of(&mut request);
-            let (parts, body) = request.into_parts();
+        let is_only_one = is_retry || config.attempts.get() == 1;
+        let head = (!is_only_one).then(|| Head::of(&mut request));
+        let mut again = None;
+        let request = request.map(|body| {
+            let Some(head) = head else {
+                return Replay::once(body);
+            };
             let (body, spare) = Spare::of(body, config.replay_limit);
-            let again = Again {
+            again = Some(Again {
                 head,
                 spare,
                 previous_attempts: 0,
-            };
-            (Request::from_parts(parts, body), Some(again))
-        };
+            });
+            body
+        });
         RetryFuture {
             state: State::Called {
-                future: service.call(request),
+                future: self.inner.call(request),
             },
-            service,
+            // For later attempts, which make it ready again: the one that was ready has been called.
+            service: self.inner.clone(),
             layer: self.layer.clone(),
             again,
         }
