@@ -3,7 +3,8 @@
 //! Over plain HTTP every question that waits takes a connection, and an agent takes 200 from one address, those of
 //! all processes there together. So only so many services as [`ConsulConfig::max_waiting`] says are followed by a
 //! question each. All others of the process are told by one [`Tide`] for all of them, two questions that wait for any
-//! change of any service or check in the datacenter, and then look once, a few at a time.
+//! change of any service or check in the datacenter, and then look once, a few at a time. Where both are answered that
+//! there was none, all of them know that what they saw is so still, without a look.
 //!
 //! [`ConsulConfig::max_waiting`]: super::ConsulConfig::max_waiting
 
@@ -19,7 +20,7 @@ use http::Method;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit, watch},
     task::JoinSet,
-    time::{Instant, sleep, sleep_until},
+    time::{Instant, sleep_until},
 };
 
 use super::{
@@ -32,11 +33,13 @@ use crate::{
     policy::Backoff,
 };
 
-/// How many look at the same time, after a change or because nobody told them anything for long.
+/// How many look at the same time, after a change or because they have not for long.
 const LOOKS: usize = 8;
 /// How often all may look: after a change at once, after one more too, and then once a second.
 const BURST: u32 = 2;
 const INTERVAL: Duration = Duration::from_secs(1);
+/// After so many waits without any change they look all the same.
+const SELDOM: u32 = 10;
 const BACKOFF: Backoff = Backoff {
     base: Duration::from_millis(200),
     max: Duration::from_secs(60),
@@ -74,9 +77,32 @@ enum Way {
     Waiting { _place: OwnedSemaphorePermit },
     /// By a look whenever anything has changed.
     Looking {
-        changed: watch::Receiver<()>,
+        said: watch::Receiver<Said>,
+        /// What the tide had said before the last look.
+        seen: Said,
+        looked: Instant,
         _tide: Arc<Tide>,
     },
+}
+
+/// What is to be done now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// To ask a question that waits at the agent.
+    Ask,
+    /// To look at the set as it is: for the first time, or because something has changed.
+    Look,
+    /// Nothing but to know that the set is as it was.
+    Still,
+}
+
+/// What the two questions of a tide have been answered.
+#[derive(Clone, Copy, Debug, Default)]
+struct Said {
+    /// How often there was a change.
+    changes: u64,
+    /// How often there was none, by each question.
+    still: [u64; 2],
 }
 
 impl<'a> Turns<'a> {
@@ -85,26 +111,49 @@ impl<'a> Turns<'a> {
         Self { agent, way }
     }
 
-    /// Returns when it is time to ask, and whether that is because of a turn of the tide: at once for the first
-    /// question, and for one that waits at the agent.
-    pub(super) async fn come(&mut self, index: u64, wait: Duration) -> bool {
-        let Way::Looking { changed, .. } = &mut self.way else {
-            return false;
+    /// Returns when there is something to do.
+    pub(super) async fn come(&mut self, index: u64, wait: Duration) -> Turn {
+        let Way::Looking {
+            said, seen, looked, ..
+        } = &mut self.way
+        else {
+            return Turn::Ask;
         };
         if index == 0 {
-            return false;
+            (*seen, *looked) = (*said.borrow_and_update(), Instant::now());
+            return Turn::Look;
         }
-        // Not all at the same time, and no later than a question that waits would have been answered.
-        let latest = wait.mul_f64(0.75 + rand::random::<f64>() / 4.0);
-        tokio::select! {
-            // Its sender is the tide's, which is held here.
-            _ = changed.changed() => {}
-            () = sleep(latest) => {}
-        }
+        // Whoever has a doubt looks when that is over.
+        let calm = wait == self.agent.config.wait();
+        let latest = wait * if calm { SELDOM } else { 1 };
+        // Not all at the same time.
+        let latest = sleep_until(*looked + latest.mul_f64(0.75 + rand::random::<f64>() / 4.0));
+        tokio::pin!(latest);
+        let still = loop {
+            tokio::select! {
+                // Its sender is the tide's, which is held here.
+                _ = said.changed() => {}
+                () = &mut latest => break false,
+            }
+            let now = *said.borrow_and_update();
+            if now.changes != seen.changes {
+                break false;
+            }
+            let both = [0, 1].map(|which| now.still[which] != seen.still[which]);
+            if calm && both == [true; 2] {
+                break true;
+            }
+        };
+        *seen = *said.borrow();
         if let Some(way) = Way::waiting(self.agent) {
             self.way = way;
+            return Turn::Look;
         }
-        true
+        if still {
+            return Turn::Still;
+        }
+        *looked = Instant::now();
+        Turn::Look
     }
 
     /// The place for one request, for as long as it takes.
@@ -138,16 +187,20 @@ impl Way {
             tides.insert(query.datacenter.clone(), Arc::downgrade(&tide));
             tide
         });
+        let said = tide.said.subscribe();
+        let seen = *said.borrow();
         Self::Looking {
-            changed: tide.changed.subscribe(),
+            said,
+            seen,
+            looked: Instant::now(),
             _tide: tide,
         }
     }
 }
 
-/// Tells all who have no question waiting that something in a datacenter has changed. Stops with the last of them.
+/// Tells all who have no question waiting whether anything in a datacenter has changed. Stops with the last of them.
 struct Tide {
-    changed: watch::Sender<()>,
+    said: watch::Sender<Said>,
     _tasks: JoinSet<Infallible>,
 }
 
@@ -155,25 +208,31 @@ impl Tide {
     fn start(agent: &Arc<Agent>, datacenter: Option<&str>) -> Self {
         let datacenter =
             datacenter.map_or_else(String::new, |name| format!("&dc={}", segment(name)));
-        let (changed, _) = watch::channel(());
+        let (said, _) = watch::channel(Said::default());
         let mut tasks = JoinSet::new();
-        for path in [
+        let paths = [
             // The names and tags of all services: its index rises with every instance that comes, goes or changes.
             format!("/v1/catalog/services?{datacenter}"),
             // Nothing passes the filter: only the index matters, which rises with every check.
             format!("/v1/health/state/any?filter=CheckID%3D%3D%22%22{datacenter}"),
-        ] {
-            tasks.spawn(turn(Arc::clone(agent), path, changed.clone()));
+        ];
+        for (which, path) in paths.into_iter().enumerate() {
+            tasks.spawn(turn(Arc::clone(agent), which, path, said.clone()));
         }
         Self {
-            changed,
+            said,
             _tasks: tasks,
         }
     }
 }
 
-/// Tells of each change of what is at `path`, for as long as anybody listens.
-async fn turn(agent: Arc<Agent>, path: String, changed: watch::Sender<()>) -> Infallible {
+/// Tells whether what is at `path` has changed, for as long as anybody listens.
+async fn turn(
+    agent: Arc<Agent>,
+    which: usize,
+    path: String,
+    said: watch::Sender<Said>,
+) -> Infallible {
     let mut bucket = Bucket::new(BURST, INTERVAL, Instant::now());
     let (mut index, mut failures) = (0, 0);
     loop {
@@ -184,9 +243,10 @@ async fn turn(agent: Arc<Agent>, path: String, changed: watch::Sender<()>) -> In
                     agent.pulse.recovered();
                 }
                 failures = 0;
-                if new != index {
-                    changed.send_replace(());
-                }
+                said.send_modify(|said| match new == index && index > 0 {
+                    true => said.still[which] += 1,
+                    false => said.changes += 1,
+                });
                 index = next_index(index, new);
             }
             // Those who look find out too, and tell.

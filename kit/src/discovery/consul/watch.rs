@@ -7,7 +7,7 @@ use super::{
     client::{Agent, ConsulError},
     config::Query,
     health::{Answer, Question},
-    turn::Turns,
+    turn::{Turn, Turns},
 };
 use crate::{
     discovery::{pace::Pace, publish::Publisher},
@@ -26,11 +26,18 @@ async fn ask(agent: &Arc<Agent>, query: &Query, publisher: &Publisher) -> Infall
     let mut turns = Turns::new(agent, query);
     // How many there were when nothing was in doubt.
     let mut enough = 0;
+    // What was said last, of which too old a set keeps nothing.
+    let mut said = Snapshot::default();
     loop {
-        let turned = turns.come(pace.index, pace.wait).await;
-        if turned {
+        let turn = turns.come(pace.index, pace.wait).await;
+        match turn {
             // The agent was not asked to wait, so the set is looked at as it is.
-            pace.look_again();
+            Turn::Look if pace.index > 0 => pace.look_again(),
+            Turn::Ask | Turn::Look => {}
+            Turn::Still => {
+                publisher.confirm(said.clone());
+                continue;
+            }
         }
         let (index, wait) = pace.next().await;
         let doubtful = pace.is_doubtful();
@@ -39,7 +46,7 @@ async fn ask(agent: &Arc<Agent>, query: &Query, publisher: &Publisher) -> Infall
             wait,
             all: doubtful,
             // What is cached, or a server that lags, may not know yet of what has just turned the tide.
-            fresh: turned || doubtful,
+            fresh: turn == Turn::Look || doubtful,
         };
         let known = publisher.known();
         let answer = {
@@ -63,14 +70,13 @@ async fn ask(agent: &Arc<Agent>, query: &Query, publisher: &Publisher) -> Infall
                     .cloned()
                     .collect();
                 if kept.is_empty() {
-                    publisher.confirm(answer.endpoints);
+                    said = answer.endpoints;
+                    publisher.confirm(said.clone());
                 } else if question.all {
                     pace.doubted();
-                    publisher.confirm(
-                        kept.into_iter()
-                            .chain(answer.endpoints.iter().cloned())
-                            .collect(),
-                    );
+                    let endpoints = answer.endpoints.iter().cloned();
+                    said = kept.into_iter().chain(endpoints).collect();
+                    publisher.confirm(said.clone());
                 } else {
                     // Only those who are well were asked for, and some of the others may not have been checked yet.
                     pace.look_again();

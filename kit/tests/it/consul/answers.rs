@@ -372,3 +372,49 @@ async fn after_a_long_trouble_of_any_kind_all_that_is_followed_is_as_it_is_withi
         assert!(took < Duration::from_secs(4), "{fault:?}: {took:?}");
     }
 }
+
+#[tokio::test]
+async fn those_without_a_question_of_their_own_know_that_nothing_has_changed_without_a_look() {
+    const SERVICES: usize = 20;
+    let agent = Agent::start().await;
+    let proxy = Proxy::listen(&agent).await;
+    for number in 0..SERVICES {
+        let body = format!(r#"{{"Name": "still-{number}", "Address": "127.0.0.1", "Port": 1}}"#);
+        let answer = agent.send("PUT", "/v1/agent/service/register", "", &body);
+        assert_eq!(answer.await.unwrap(), "");
+    }
+    let (sender, mut events) = mpsc::unbounded_channel();
+    let config = ConsulConfig {
+        address: format!("http://{}", proxy.address).parse().unwrap(),
+        wait: Duration::from_secs(1),
+        max_waiting: 1,
+        ..ConsulConfig::default()
+    };
+    let consul = Consul::new(config, Arc::new(Names(sender))).unwrap();
+    let mut watches: Vec<_> = (0..SERVICES)
+        .map(|number| consul.watch(&format!("still-{number}").parse().unwrap()))
+        .collect();
+    for watch in &mut watches {
+        until(watch, 1).await;
+    }
+    // What the agent does by itself at its start is over.
+    sleep(Duration::from_secs(3)).await;
+    while events.try_recv().is_ok() {}
+    let (before, mut confirmed) = (proxy.questions(), 0);
+    while confirmed < 5 * SERVICES {
+        let event = timeout(PATIENCE, events.recv()).await.unwrap().unwrap();
+        confirmed += usize::from(event == "EndpointsConfirmed");
+    }
+    // One of the service that has a place, and two of the tide, in as many rounds.
+    let questions = proxy.questions() - before;
+    assert!(questions <= confirmed / 2, "{questions} for {confirmed}");
+    // And still they see a change.
+    let last = watches.last_mut().unwrap();
+    let body = format!(
+        r#"{{"Name": "still-{}", "ID": "new", "Address": "127.0.0.1", "Port": 2}}"#,
+        SERVICES - 1
+    );
+    let answer = agent.send("PUT", "/v1/agent/service/register", "", &body);
+    assert_eq!(answer.await.unwrap(), "");
+    until(last, 2).await;
+}
