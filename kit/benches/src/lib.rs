@@ -16,6 +16,7 @@ mod updates;
 use std::{
     future::{Future, poll_fn},
     pin::Pin,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
     task::{Context, Poll},
     time::Duration,
 };
@@ -72,6 +73,12 @@ fn context() -> kit::Context {
         method: Some(&CREATE),
         ..kit::Context::default()
     }
+}
+
+/// One of 10,000 keys after the other, for whoever counts or hashes by key.
+fn next_key() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    NEXT.fetch_add(1, Relaxed) % 10_000
 }
 
 /// The service that all cases stand around.
@@ -242,6 +249,13 @@ pub fn cases() -> Vec<Case> {
         ],
     );
     group(
+        "attempt timeout",
+        &[
+            ("kit", kit_layers::attempt_timeout),
+            ("tower Timeout", peer_layers::tower_timeout),
+        ],
+    );
+    group(
         "retry + budget",
         &[
             ("kit", kit_layers::retry),
@@ -259,6 +273,13 @@ pub fn cases() -> Vec<Case> {
         ],
     );
     group(
+        "rate limit, 10,000 keys",
+        &[
+            ("kit", kit_layers::keyed_rate_limit),
+            ("governor", peer_layers::governor_keyed),
+        ],
+    );
+    group(
         "concurrency limit",
         &[
             ("kit", kit_layers::concurrency),
@@ -267,11 +288,46 @@ pub fn cases() -> Vec<Case> {
         ],
     );
     group(
+        "adaptive concurrency limit",
+        &[
+            ("kit", kit_layers::adaptive_concurrency),
+            ("tr Adaptive", peer_layers::tr_adaptive),
+        ],
+    );
+    group(
         "circuit breaker",
         &[
             ("kit", kit_layers::circuit_breaker),
             ("failsafe", peer_layers::failsafe),
             ("tr CircuitBreaker", peer_layers::tr_circuit_breaker),
+        ],
+    );
+    group(
+        "ejection, one of a fleet",
+        &[
+            ("kit", kit_layers::circuit_in_fleet),
+            ("tr Outlier", peer_layers::tr_outlier),
+        ],
+    );
+    group(
+        "coalesce, alone",
+        &[
+            ("kit", kit_layers::coalesce),
+            ("tr Coalesce", peer_layers::tr_coalesce),
+        ],
+    );
+    group(
+        "fallback, not needed",
+        &[
+            ("kit", kit_layers::fallback),
+            ("tr Fallback", peer_layers::tr_fallback),
+        ],
+    );
+    group(
+        "faults, none",
+        &[
+            ("kit", kit_layers::fault),
+            ("tr Chaos", peer_layers::tr_chaos),
         ],
     );
     group(
@@ -311,6 +367,28 @@ pub fn cases() -> Vec<Case> {
             ("tower p2c (not Clone)", peer_layers::tower_p2c::<10_000>),
         ],
     );
+    let pickers: [(&'static str, Build); 8] = [
+        ("round robin, 10 endpoints", kit_layers::round_robin::<10>),
+        (
+            "round robin, 10,000 endpoints",
+            kit_layers::round_robin::<10_000>,
+        ),
+        ("random, 10 endpoints", kit_layers::random::<10>),
+        ("random, 10,000 endpoints", kit_layers::random::<10_000>),
+        ("weighted, 10 endpoints", kit_layers::weighted::<10>),
+        ("weighted, 10,000 endpoints", kit_layers::weighted::<10_000>),
+        (
+            "consistent hash, 10 endpoints",
+            kit_layers::consistent_hash::<10>,
+        ),
+        (
+            "consistent hash, 10,000 endpoints",
+            kit_layers::consistent_hash::<10_000>,
+        ),
+    ];
+    for (name, build) in pickers {
+        group(name, &[("kit", build)]);
+    }
     group(
         "one word: circuit breaker",
         &[

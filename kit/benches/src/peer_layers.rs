@@ -16,7 +16,7 @@ use futures_util::{
     TryFutureExt,
     future::{Either, MapErr as MapErrFuture},
 };
-use governor::{DefaultDirectRateLimiter, Quota};
+use governor::{DefaultDirectRateLimiter, DefaultKeyedRateLimiter, Quota};
 use kit::BoxError;
 use tokio::time::Instant;
 use tower::{
@@ -33,14 +33,19 @@ use tower::{
     util::MapErr,
 };
 use tower_http::trace::TraceLayer;
+use tower_resilience_adaptive::{AdaptiveLimiterLayer, Gradient2};
 use tower_resilience_bulkhead::BulkheadLayer;
+use tower_resilience_chaos::ChaosLayer;
 use tower_resilience_circuitbreaker::{CircuitBreakerLayer, DefaultClassifier};
+use tower_resilience_coalesce::CoalesceLayer;
+use tower_resilience_fallback::FallbackLayer;
 use tower_resilience_hedge::HedgeLayer;
+use tower_resilience_outlier::{OutlierDetectionLayer, OutlierDetector};
 use tower_resilience_ratelimiter::RateLimiterLayer;
 use tower_resilience_retry::{RetryBudgetBuilder, RetryLayer};
 use tower_resilience_timelimiter::{FixedTimeout, TimeLimiterLayer};
 
-use crate::{Bare, Inner, Payload, Reply, Request, Subject, alone, shared};
+use crate::{Bare, Inner, Payload, Reply, Request, Subject, alone, next_key, shared};
 
 /// As long as the kit waits by default.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(5);
@@ -113,24 +118,43 @@ pub(crate) fn tr_retry(inner: Inner) -> Box<dyn Subject> {
     shared(tr_retry_layer().layer(Bare(inner)))
 }
 
-/// A service behind a governor.
-#[derive(Clone, Debug)]
-pub(crate) struct Governed<S> {
+/// A service behind a governor `L`, which `passes` asks.
+#[derive(Debug)]
+pub(crate) struct Governed<S, L = DefaultDirectRateLimiter> {
     inner: S,
-    limiter: Arc<DefaultDirectRateLimiter>,
+    limiter: Arc<L>,
+    passes: fn(&L) -> bool,
 }
 
-impl<S> Governed<S> {
-    pub(crate) fn new(inner: S) -> Self {
-        let quota = Quota::per_second(NonZeroU32::MAX).allow_burst(NonZeroU32::MAX);
+impl<S: Clone, L> Clone for Governed<S, L> {
+    fn clone(&self) -> Self {
         Self {
-            inner,
-            limiter: Arc::new(DefaultDirectRateLimiter::direct(quota)),
+            inner: self.inner.clone(),
+            limiter: Arc::clone(&self.limiter),
+            passes: self.passes,
         }
     }
 }
 
-impl<S: Service<Q, Error = BoxError>, Q> Service<Q> for Governed<S> {
+/// Above what any machine sends, so that all pass.
+fn quota() -> Quota {
+    Quota::per_second(NonZeroU32::MAX).allow_burst(NonZeroU32::MAX)
+}
+
+impl<S> Governed<S> {
+    pub(crate) fn new(inner: S) -> Self {
+        Self {
+            inner,
+            limiter: Arc::new(DefaultDirectRateLimiter::direct(quota())),
+            passes: |limiter| limiter.check().is_ok(),
+        }
+    }
+}
+
+impl<S, L, Q> Service<Q> for Governed<S, L>
+where
+    S: Service<Q, Error = BoxError>,
+{
     type Response = S::Response;
     type Error = BoxError;
     type Future = Either<S::Future, Ready<Result<S::Response, BoxError>>>;
@@ -140,15 +164,23 @@ impl<S: Service<Q, Error = BoxError>, Q> Service<Q> for Governed<S> {
     }
 
     fn call(&mut self, request: Q) -> Self::Future {
-        match self.limiter.check() {
-            Ok(()) => Either::Left(self.inner.call(request)),
-            Err(_) => Either::Right(ready(Err("limited".into()))),
+        match (self.passes)(&self.limiter) {
+            true => Either::Left(self.inner.call(request)),
+            false => Either::Right(ready(Err("limited".into()))),
         }
     }
 }
 
 pub(crate) fn governor(inner: Inner) -> Box<dyn Subject> {
     shared(Governed::new(Bare(inner)))
+}
+
+pub(crate) fn governor_keyed(inner: Inner) -> Box<dyn Subject> {
+    shared(Governed {
+        inner: Bare(inner),
+        limiter: Arc::new(DefaultKeyedRateLimiter::keyed(quota())),
+        passes: |limiter| limiter.check_key(&next_key()).is_ok(),
+    })
 }
 
 pub(crate) fn tower_rate_limit(inner: Inner) -> Box<dyn Subject> {
@@ -255,9 +287,42 @@ impl fmt::Display for Failed {
 
 impl std::error::Error for Failed {}
 
+fn cloneable(inner: Inner) -> MapErr<Bare, fn(BoxError) -> Failed> {
+    MapErr::new(Bare(inner), |error| Failed(Arc::new(error)))
+}
+
 pub(crate) fn tr_hedge(inner: Inner) -> Box<dyn Subject> {
-    let cloneable = MapErr::new(Bare(inner), |error| Failed(Arc::new(error)));
-    shared(HedgeLayer::new(Duration::from_secs(1)).layer(cloneable))
+    shared(HedgeLayer::new(Duration::from_secs(1)).layer(cloneable(inner)))
+}
+
+pub(crate) fn tr_adaptive(inner: Inner) -> Box<dyn Subject> {
+    let gradient = Gradient2::builder().build().expect("it has defaults");
+    shared(AdaptiveLimiterLayer::new(gradient).layer(cloneable(inner)))
+}
+
+/// One instance of a fleet.
+pub(crate) fn tr_outlier(inner: Inner) -> Box<dyn Subject> {
+    let detector = OutlierDetector::new();
+    detector.register("bench", 5);
+    let builder = OutlierDetectionLayer::builder().detector(detector);
+    let layer = builder.instance_name("bench").build();
+    shared(layer.expect("it has all parts").layer(cloneable(inner)))
+}
+
+pub(crate) fn tr_coalesce(inner: Inner) -> Box<dyn Subject> {
+    let layer = CoalesceLayer::new(|request: &Request| request.uri().clone());
+    shared(layer.layer(cloneable(inner)))
+}
+
+pub(crate) fn tr_fallback(inner: Inner) -> Box<dyn Subject> {
+    let layer = FallbackLayer::<Request, Reply, Failed>::value(Reply::default());
+    shared(layer.layer(cloneable(inner)))
+}
+
+/// No fault is injected.
+pub(crate) fn tr_chaos(inner: Inner) -> Box<dyn Subject> {
+    let layer = ChaosLayer::builder().latency_rate(0.0).build();
+    shared(layer.layer(Bare(inner)))
 }
 
 /// What a service does that counts its calls by hand, with labels that it knows at run time.
