@@ -69,13 +69,16 @@ mod same;
 mod tests;
 
 use std::{
-    collections::HashMap,
+    collections::{
+        HashMap,
+        hash_map::Entry::{Occupied, Vacant},
+    },
     error::Error as StdError,
     fmt,
     hash::Hash,
     num::NonZeroUsize,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll},
 };
 
@@ -140,9 +143,10 @@ struct Map<K, T> {
 }
 
 impl<K, T> Map<K, T> {
-    /// Held for one look-up; no call is made, polled or dropped meanwhile.
+    /// Held for one look-up; no call is made, polled or dropped meanwhile. What a key's own code panics in leaves the map
+    /// as it was, or without that key.
     fn lock(&self) -> MutexGuard<'_, Calls<K, T>> {
-        self.calls.lock().expect("no panic while locked")
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -280,25 +284,33 @@ where
         };
         let map = &self.layer.map;
         let mut calls = map.lock();
-        let known = calls.under_way.get(&key);
-        if let Some(call) = known.and_then(|(_, call)| call.upgrade()) {
-            return CoalesceFuture::shared(call);
+        let Calls { under_way, next } = &mut *calls;
+        let known = under_way.len();
+        let place = under_way.entry(key.clone());
+        match &place {
+            // A call that was cancelled this very moment is still there, and makes way.
+            Occupied(call) => {
+                if let Some(call) = call.get().1.upgrade() {
+                    return CoalesceFuture::shared(call);
+                }
+            }
+            Vacant(_) if known >= map.config.get().max_calls.get() => {
+                drop(calls);
+                return CoalesceFuture::alone(self.inner.call(request));
+            }
+            Vacant(_) => {}
         }
-        // A call that was cancelled this very moment is still there, and makes way.
-        if known.is_none() && calls.under_way.len() >= map.config.get().max_calls.get() {
-            drop(calls);
-            return CoalesceFuture::alone(self.inner.call(request));
-        }
-        let serial = calls.next;
-        calls.next += 1;
-        let entry = Entry {
-            map: Arc::clone(map),
-            key: key.clone(),
-            serial,
-        };
         // The one that is ready goes along.
         let unready = self.inner.clone();
         let mut service = std::mem::replace(&mut self.inner, unready);
+        let serial = *next;
+        *next += 1;
+        // From here on nobody else's code runs until the lock is free: the entry takes it when it is dropped.
+        let entry = Entry {
+            map: Arc::clone(map),
+            key,
+            serial,
+        };
         let flight: Flight<T> = Box::pin(async move {
             let _entry = entry;
             let answer = service.call(request).await;
@@ -306,7 +318,7 @@ where
         });
         let call = flight.shared();
         let weak = call.downgrade().expect("not polled yet");
-        calls.under_way.insert(key, (serial, weak));
+        place.insert_entry((serial, weak));
         CoalesceFuture::shared(call)
     }
 }

@@ -149,6 +149,36 @@ async fn one_who_joins_leaves_the_service_ready() {
     assert_pending!(service.poll_ready());
 }
 
+/// A key whose own code panics, when it says so.
+#[derive(Clone, PartialEq, Eq)]
+struct Touchy(&'static str);
+
+impl Hash for Touchy {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        assert_ne!(self.0, "panic", "on purpose");
+        self.0.hash(state);
+    }
+}
+
+#[tokio::test]
+async fn a_key_that_panics_harms_no_other_call() {
+    let layer = CoalesceLayer::new(CoalesceConfig::default(), |request: &&'static str| {
+        Some(Touchy(request))
+    });
+    let (mut service, mut peer) = mock::spawn_layer::<_, u32, _>(layer.clone());
+    assert_ready_ok!(service.poll_ready());
+    let call = std::panic::AssertUnwindSafe(|| service.call("panic"));
+    assert!(std::panic::catch_unwind(call).is_err());
+    assert_ready_ok!(service.poll_ready());
+    let mut call = task::spawn(service.call("well"));
+    assert_pending!(call.poll());
+    let (asked, respond) = peer.next_request().await.unwrap();
+    assert_eq!(asked, "well");
+    respond.send_response(1);
+    assert_eq!(assert_ready_ok!(call.poll()), 1);
+    assert_eq!(layer.under_way(), 0);
+}
+
 #[test]
 fn threads_share_calls_and_leave_none_behind() {
     let layer = CoalesceLayer::new(CoalesceConfig::default(), |key: &u32| Some(*key));
