@@ -76,6 +76,12 @@ pub fn now() -> Instant {
     })
 }
 
+/// So much later than `now`; a century at most, for a configuration may have any duration in it.
+pub(crate) fn after(now: Instant, duration: Duration) -> Instant {
+    const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+    now + duration.min(CENTURY)
+}
+
 fn read() -> Instant {
     #[cfg(test)]
     READS.set(READS.get() + 1);

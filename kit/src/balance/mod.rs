@@ -272,7 +272,7 @@ impl<S: Clone + 'static, G: Admit, K> Balance<S, G, K> {
             };
             let until = until.unwrap_or_else(|| {
                 let ends = patience.ends;
-                now + ends.map_or(wait, |ends| wait.min(ends.remaining(now)))
+                clock::after(now, ends.map_or(wait, |ends| wait.min(ends.remaining(now))))
             });
             if now < until && !wait.is_zero() {
                 let again = Balance {

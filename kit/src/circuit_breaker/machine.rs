@@ -14,6 +14,7 @@ use rand::Rng;
 use tokio::time::Instant;
 
 use super::config::CircuitBreakerConfig;
+use crate::clock;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
@@ -132,7 +133,7 @@ impl Machine {
         let first_probe = State::HalfOpen {
             in_flight: 1,
             succeeded: 0,
-            until: now + config.max_open_for,
+            until: clock::after(now, config.max_open_for),
         };
         match &mut self.state {
             State::Closed => Ok((self.ticket(false), None)),
@@ -241,7 +242,7 @@ impl Machine {
         let open_for = config.backoff().equal_jitter(self.openings, rng);
         self.openings = self.openings.saturating_add(1);
         self.go(State::Open {
-            until: now + open_for,
+            until: clock::after(now, open_for),
         });
         Some(Transition::Opened(open_for))
     }

@@ -87,6 +87,23 @@ fn an_open_circuit_says_when_to_come_back() {
 }
 
 #[test]
+fn it_may_stay_open_for_as_long_as_there_are_numbers() {
+    let circuit = circuit(CircuitBreakerConfig {
+        open_for: Duration::MAX,
+        max_open_for: Duration::MAX,
+        ..config(1, 1)
+    });
+    let now = Instant::now();
+    finish(&circuit, now, Outcome::Failure);
+    let years = SECOND * 365 * 24 * 60 * 60;
+    assert!(circuit.admit(now + years * 49).is_err());
+    let probe = circuit.admit(now + years * 101).unwrap();
+    assert!(circuit.admit(now + years * 101).is_err());
+    probe.finish(now + years * 101, Outcome::Success);
+    assert_eq!(circuit.state(), CircuitState::Closed);
+}
+
+#[test]
 fn only_as_many_probes_pass_as_configured_and_all_must_succeed() {
     let (circuit, now) = tripped(2);
     let first = circuit.admit(now).unwrap();

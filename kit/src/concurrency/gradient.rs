@@ -9,7 +9,7 @@ use rand::{RngExt, rngs::StdRng};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use crate::policy::Ratio;
+use crate::{clock, policy::Ratio};
 
 /// How a limit adapts itself.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -150,7 +150,10 @@ impl Gradient {
             let again = matches!((mean, self.baseline), (Some(mean), Some(before)) if mean < before * 3 / 4);
             // Not all instances at the same time.
             let jitter = self.rng.random_range(0.75..1.25);
-            self.next_probe = (!again).then(|| now + config.probe_every.mul_f64(jitter));
+            self.next_probe = (!again).then(|| {
+                let every = clock::after(now, config.probe_every) - now;
+                now + every.mul_f64(jitter)
+            });
             self.baseline = mean.or(self.baseline);
             self.probing = false;
         } else {

@@ -194,7 +194,7 @@ fn share(priority: Priority, limit: usize) -> usize {
     match priority {
         Priority::Sheddable => limit - limit / 4,
         Priority::Normal => limit,
-        Priority::Critical => limit + limit.div_ceil(10),
+        Priority::Critical => limit.saturating_add(limit.div_ceil(10)),
     }
 }
 

@@ -575,6 +575,35 @@ fn what_is_sheddable_goes_first_and_what_is_critical_last() {
     }
 }
 
+#[test]
+fn what_is_not_to_be_limited_may_have_the_highest_limit() {
+    let limiter = ConcurrencyLimiter::new("test", fixed(usize::MAX), nobody());
+    for priority in [Priority::Sheddable, Priority::Normal, Priority::Critical] {
+        let _permit = limiter.admit_as(priority, Instant::now()).unwrap();
+    }
+}
+
+#[test]
+fn a_baseline_may_be_measured_once_and_never_again() {
+    let config = Adaptive {
+        probe_every: Duration::MAX,
+        ..Adaptive::default()
+    };
+    let (now, max) = (Instant::now(), size(1000));
+    let mut gradient = Gradient::new(&config, StdRng::seed_from_u64(7));
+    let measured = Measured {
+        answers: 1,
+        took: MILLI,
+        overloads: 0,
+        peak: 1000,
+    };
+    let windows = (0..100).map(|_| {
+        gradient.learn(measured, now, &config, max);
+        gradient.is_probing()
+    });
+    assert_eq!(windows.filter(|probing| *probing).count(), 1);
+}
+
 #[tokio::test]
 async fn a_request_says_its_priority_in_a_header() {
     let config = ConcurrencyConfig {

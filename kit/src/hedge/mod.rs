@@ -380,7 +380,7 @@ where
             *this.first_failed = Some(Box::new(result));
         }
         if let Some(plan) = this.plan.as_mut() {
-            let at = *since + plan.delay;
+            let at = clock::after(*since, plan.delay);
             let timer = plan.timer.get_or_insert_with(|| Box::pin(sleep_until(at)));
             ready!(timer.as_mut().poll(cx));
             let plan = this.plan.take().expect("looked at above");

@@ -76,6 +76,19 @@ async fn hedged() -> (Call, [SendResponse<Response<()>>; 2]) {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_hedge_may_be_made_never() {
+    let config = HedgeConfig {
+        delay: Some(Duration::MAX),
+        ..fixed()
+    };
+    let (mut service, mut peer) = spawn(HedgeLayer::new(config, Budget::default(), nobody()));
+    let mut call = call(&mut service, get());
+    let (_, respond) = peer.next_request().await.unwrap();
+    respond.send_response(status(200));
+    assert_ready_ok!(call.poll());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_late_call_is_made_a_second_time_and_says_so() {
     let (mut service, mut peer) = spawn(layer());
     let mut call = call(&mut service, get());

@@ -37,6 +37,19 @@ async fn nobody_waits_for_ever_for_the_endpoints_to_be_known() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_would_wait_for_ever_waits_as_long_as_there_is_time() {
+    let mut world = World::unknown(answer);
+    world.balance.shared.config.set(BalanceConfig {
+        discovery_wait: Duration::MAX,
+        ..BalanceConfig::default()
+    });
+    let mut call = task::spawn(world.call(Request::new(())));
+    assert_pending!(call.poll());
+    world.endpoints(&["a:1"]);
+    assert_eq!(assert_ready_ok!(call.poll()).into_body(), "a:1");
+}
+
+#[tokio::test(start_paused = true)]
 async fn where_it_is_wanted_a_request_waits_for_an_endpoint_and_not_for_ever() {
     let mut world = World::new(&[], answer);
     world.balance.shared.config.set(BalanceConfig {
