@@ -5,7 +5,13 @@ use std::{
     time::Duration,
 };
 
-use kit::{Code, Context, Error, context::TraceContext, testing::Instance};
+use kit::{
+    Code, Context, Error,
+    coalesce::{CoalesceLayer, CollectLayer},
+    context::TraceContext,
+    testing::Instance,
+};
+use tower::ServiceBuilder;
 
 use super::{Book, Found, Library, LibraryClient, LibraryServer, book};
 
@@ -89,5 +95,85 @@ async fn what_the_trait_says_of_a_method_decides_what_the_stacks_do() {
             keys.map(|key| key.to_string()).collect::<Vec<_>>(),
             ["order-7"; 2]
         );
+    }
+}
+
+/// Takes its time, and counts how often it is asked.
+#[derive(Clone, Debug, Default)]
+struct Slow(Arc<Mutex<Vec<String>>>);
+
+impl Library for Slow {
+    async fn add(&self, _: Context, book: Book) -> Result<Book, Error> {
+        self.asked(&book.title).await?;
+        Ok(book)
+    }
+
+    async fn find_books(&self, _: Context, text: String, _: Option<u32>) -> Result<Found, Error> {
+        self.asked(&text).await?;
+        Ok(Found {
+            books: vec![book(&text)],
+        })
+    }
+
+    async fn clear(&self, _: Context) -> Result<(), Error> {
+        Ok(())
+    }
+}
+
+impl Slow {
+    async fn asked(&self, text: &str) -> Result<(), Error> {
+        self.0.lock().unwrap().push(text.to_owned());
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        match text {
+            "" => Err(Error::invalid("text", "must not be empty")),
+            _ => Ok(()),
+        }
+    }
+
+    fn asked_for(&self) -> Vec<String> {
+        let mut asked = std::mem::take(&mut *self.0.lock().unwrap());
+        asked.sort_unstable();
+        asked
+    }
+}
+
+#[tokio::test]
+async fn calls_that_are_the_same_are_one_call_through_all_of_both_stacks() {
+    let slow = Slow::default();
+    let running = Instance::serve("library", LibraryServer::new(slow.clone()));
+    let stack = ServiceBuilder::new()
+        .layer(CoalesceLayer::same(Default::default()))
+        .layer(CollectLayer::new(1024))
+        .service(running.client());
+    for client in [
+        LibraryClient::json(stack.clone()),
+        LibraryClient::grpc(stack),
+    ] {
+        let find = |text: &str| client.find_books(Context::new(), text.into(), None);
+        let (kim, again, emma) = tokio::join!(find("Kim"), find("Kim"), find("Emma"));
+        for found in [kim, again] {
+            assert_eq!(found.unwrap().books, [book("Kim")]);
+        }
+        assert_eq!(emma.unwrap().books, [book("Emma")]);
+        assert_eq!(slow.asked_for(), ["Emma", "Kim"]);
+
+        // What went wrong is for all of them too: of gRPC, it is in the trailers or in a head without a body.
+        let (one, other) = tokio::join!(find(""), find(""));
+        for error in [one.unwrap_err(), other.unwrap_err()] {
+            assert_eq!(error.code(), Code::InvalidArgument);
+        }
+        assert_eq!(slow.asked_for(), [""]);
+
+        // What is not idempotent is made as often as it is asked for.
+        let add = || client.add(Context::new(), book("Kim"));
+        let (one, other) = tokio::join!(add(), add());
+        assert_eq!((one.unwrap(), other.unwrap()), (book("Kim"), book("Kim")));
+        assert_eq!(slow.asked_for(), ["Kim", "Kim"]);
+
+        // And what is too long for all is an error.
+        let long = "x".repeat(2000);
+        let error = find(&long).await.unwrap_err();
+        assert_eq!(error.code(), Code::Unavailable);
+        slow.asked_for();
     }
 }
