@@ -106,8 +106,10 @@ pub(crate) fn nanos(at: Instant) -> u64 {
         Some((same, nanos)) if same == at => nanos,
         _ => {
             let epoch = EPOCH.get_or_init(|| at.checked_sub(DECADES).unwrap_or(at));
+            let since = at.saturating_duration_since(*epoch);
             // Five centuries are as good as for ever.
-            let nanos = at.saturating_duration_since(*epoch).as_nanos() as u64;
+            let nanos = since.as_secs().saturating_mul(1_000_000_000);
+            let nanos = nanos.saturating_add(since.subsec_nanos().into());
             last.set(Some((at, nanos)));
             nanos
         }
