@@ -61,12 +61,14 @@ assert fair.Echo(pb.EchoRequest(everything=large)) == large
 # What is wrong, and in which field.
 error = fails(grpc.StatusCode.INVALID_ARGUMENT, lambda: fair.Echo(pb.EchoRequest()))
 assert error.details() == "everything is required", error.details()
-error = fails(grpc.StatusCode.INVALID_ARGUMENT, lambda: fair.Refuse(pb.RefuseRequest()))
+error = fails(grpc.StatusCode.ALREADY_EXISTS, lambda: fair.Refuse(pb.RefuseRequest()))
 [detail] = rpc_status.from_call(error).details
 bad = error_details_pb2.BadRequest()
 assert detail.Unpack(bad)
 violations = [(one.field, one.description) for one in bad.field_violations]
 assert violations == [("amount", "must be even"), ("list[1].name", "must not be empty")], violations
+error = fails(grpc.StatusCode.INVALID_ARGUMENT, lambda: fair.Wait(pb.WaitRequest(millis=1001)))
+assert error.details() == "millis must not be above 1000", error.details()
 
 # Streaming: to its end, broken off by the server, broken off by the caller.
 assert [item.value for item in fair.Count(pb.CountRequest(to=5))] == [1, 2, 3, 4, 5]

@@ -24,7 +24,11 @@ pub trait Fair {
 
     /// How many milliseconds the caller still waits, once some have passed.
     #[kit(idempotent)]
-    async fn wait(&self, ctx: Context, millis: u32) -> Result<Option<u64>, Error>;
+    async fn wait(
+        &self,
+        ctx: Context,
+        #[kit(maximum = 1000)] millis: u32,
+    ) -> Result<Option<u64>, Error>;
 
     /// The name of the caller.
     #[kit(idempotent, auth = "fair:visit", route(GET, "/visitors/{number}"))]

@@ -40,14 +40,13 @@ impl Fair for Ground {
     }
 
     async fn refuse(&self, _: Context) -> Result<(), Error> {
-        Err(Error::invalid("amount", "must be even")
+        // Whatever is asked for is right, and is refused nevertheless.
+        Err(Error::already_exists("amount must be even")
+            .with_violation("amount", "must be even")
             .with_violation("list[1].name", "must not be empty"))
     }
 
     async fn wait(&self, ctx: Context, millis: u32) -> Result<Option<u64>, Error> {
-        if millis > 1000 {
-            return Err(Error::invalid("millis", "must not be above 1000"));
-        }
         sleep(Duration::from_millis(millis.into())).await;
         let left = ctx
             .deadline

@@ -5,6 +5,7 @@
 mod marked;
 mod message;
 mod names;
+mod rules;
 mod service;
 
 use proc_macro::TokenStream;
@@ -40,7 +41,25 @@ use proc_macro::TokenStream;
 ///
 /// Arguments and results are `bool`, `i32`, `i64`, `u32`, `u64`, `f32`, `f64`, `String`, bytes (`Vec<u8>` or `Bytes`),
 /// `Uuid`, and what derives `kit::Message`; and `Box`, `Option`, `Vec` and maps of these. JSON has no number that is not
-/// finite: what is NaN or infinite is `null` there.
+/// finite: a client refuses to send one, and an answer with one is an internal error; gRPC carries it.
+///
+/// # Rules
+/// An argument may say what it has to be, in the words of JSON Schema:
+/// ```text
+/// async fn create(
+///     &self,
+///     ctx: Context,
+///     #[kit(min_length = 1, max_length = 254, pattern = r"^\S+$")] email: String,
+///     #[kit(minimum = 1, maximum = 1000)] page_size: Option<u32>,
+/// ) -> Result<User, Error>;
+/// ```
+/// Lengths are those of texts, in characters, and of bytes, lists and maps. A pattern is a regular expression in what
+/// Rust and ECMA-262 have in common, and is looked for anywhere in a text; where it does not mean the same to both, that
+/// is told. An `Option` has its rules where it is there. Fields of structs say theirs likewise, and a struct around one
+/// value says them before itself: `#[kit(max_length = 254)] struct Email(String);` for each `Email` that there is.
+///
+/// The server refuses what breaks a rule, on both wires, before the handler sees it, and names all fields and their
+/// rules; OpenAPI has the rules, and the `.proto` tells them in comments. They hold for what is asked, not for answers.
 ///
 /// A method that is the same done twice as done once is marked `#[kit(idempotent)]`. Only a call of such a method is
 /// made again when it may have been done already; a call of any other is when it has an idempotency key, or never
@@ -99,7 +118,8 @@ pub fn service(attribute: TokenStream, item: TokenStream) -> TokenStream {
 /// A struct with named fields becomes a message; its fields are numbered from 1 in the order of their declaration,
 /// so new ones go to the end, or say their number by `#[kit(tag = 7)]`. An enum without data becomes an enum, numbered
 /// likewise; protobuf's 0 stands for "not said" and is refused. A struct around one value, such as
-/// `struct UserId(String)`, travels as that value.
+/// `struct UserId(String)`, travels as that value. What fields and such a value may be is said as for the arguments of
+/// [a service](macro@service): `#[kit(max_length = 254)]`.
 ///
 /// Names in OpenAPI follow serde: `rename`, `rename_all`, `default` and `skip_serializing_if` are read. What makes JSON
 /// something else than the fields say, such as `flatten` or `with`, is refused.

@@ -160,6 +160,7 @@ fn request<Q>(
     });
     let (verb, uri, body) = match wire {
         Wire::Json => {
+            codec.hold_json(arguments)?;
             let (verb, codec) = (method.http_method.clone(), codec.json()?);
             // Only what has arguments outside the body is written in two steps.
             let (uri, body) = if !params::has_body(&verb) || method.http_path.contains('{') {
@@ -223,7 +224,9 @@ where
         return Err(failure(&parts, body).await);
     }
     let bytes = read(body).await?.to_bytes();
-    (codec.json()?.decode)(&bytes).map_err(unreadable)
+    let answer = (codec.json()?.decode)(&bytes).map_err(unreadable)?;
+    codec.hold_json(&answer).map_err(unreadable)?;
+    Ok(answer)
 }
 
 /// What an answer that is none of success says.

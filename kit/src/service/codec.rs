@@ -12,6 +12,7 @@ use super::{
     grpc, json,
     message::{Alone, Field},
     params::Texts,
+    rules::Violations,
     schema::{Shape, Types},
 };
 use crate::{Error, wire::Wire};
@@ -24,6 +25,7 @@ pub struct Codec<Q, P> {
 
 /// How arguments travel.
 pub struct Arguments<Q> {
+    check: fn(&Q, &mut Violations),
     pub(super) json: Option<JsonArguments<Q>>,
     pub(super) grpc: Option<Alone<Q>>,
 }
@@ -36,6 +38,7 @@ pub(super) struct JsonArguments<Q> {
 
 /// How an answer travels.
 pub struct Answer<P> {
+    check: fn(&P, &mut Violations),
     pub(super) json: Option<JsonAnswer<P>>,
     pub(super) grpc: Option<Alone<P>>,
     shape: fn(&mut Types) -> Shape,
@@ -105,6 +108,7 @@ const fn json_answer<P: Serialize + DeserializeOwned>() -> JsonAnswer<P> {
 /// On both wires.
 pub const fn both_arguments<Q: Serialize + DeserializeOwned + Field>() -> Arguments<Q> {
     Arguments {
+        check: Q::check,
         json: Some(json_arguments()),
         grpc: Some(Q::ALONE),
     }
@@ -113,25 +117,31 @@ pub const fn both_arguments<Q: Serialize + DeserializeOwned + Field>() -> Argume
 /// On both wires.
 pub const fn both_answer<P: Serialize + DeserializeOwned + Field>() -> Answer<P> {
     Answer {
+        check: P::check,
         json: Some(json_answer()),
         grpc: Some(P::ALONE),
         shape: P::shape,
     }
 }
 
-/// As JSON over HTTP only.
-pub const fn http_arguments<Q: Serialize + DeserializeOwned>() -> Arguments<Q> {
+/// As JSON over HTTP only; `check` is what is asked of them.
+pub const fn http_arguments<Q: Serialize + DeserializeOwned>(
+    check: fn(&Q, &mut Violations),
+) -> Arguments<Q> {
     Arguments {
+        check,
         json: Some(json_arguments()),
         grpc: None,
     }
 }
 
-/// As JSON over HTTP only; `shape` is what is known of it.
+/// As JSON over HTTP only; `shape` and `check` are what is known of it.
 pub const fn http_answer<P: Serialize + DeserializeOwned>(
     shape: fn(&mut Types) -> Shape,
+    check: fn(&P, &mut Violations),
 ) -> Answer<P> {
     Answer {
+        check,
         json: Some(json_answer()),
         grpc: None,
         shape,
@@ -141,6 +151,7 @@ pub const fn http_answer<P: Serialize + DeserializeOwned>(
 /// Over gRPC only.
 pub const fn grpc_arguments<Q: Field>() -> Arguments<Q> {
     Arguments {
+        check: Q::check,
         json: None,
         grpc: Some(Q::ALONE),
     }
@@ -149,6 +160,7 @@ pub const fn grpc_arguments<Q: Field>() -> Arguments<Q> {
 /// Over gRPC only.
 pub const fn grpc_answer<P: Field>() -> Answer<P> {
     Answer {
+        check: P::check,
         json: None,
         grpc: Some(P::ALONE),
         shape: P::shape,
@@ -161,7 +173,28 @@ fn missing(wire: Wire) -> Error {
     Error::internal(format!("the service has no {}", wire.as_str()))
 }
 
+fn hold_json<T>(check: fn(&T, &mut Violations), value: &T) -> Result<(), Error> {
+    let mut violations = Violations::of_json();
+    check(value, &mut violations);
+    violations.finish()
+}
+
 impl<Q> Arguments<Q> {
+    /// Holds what was asked on `wire` against the rules that it has.
+    ///
+    /// # Errors
+    /// [`Code::InvalidArgument`](crate::Code::InvalidArgument), naming the fields and the rules.
+    pub(super) fn hold(&self, wire: Wire, arguments: &Q) -> Result<(), Error> {
+        let mut violations = Violations::of_arguments(wire);
+        (self.check)(arguments, &mut violations);
+        violations.finish()
+    }
+
+    /// The same for what JSON cannot say.
+    pub(super) fn hold_json(&self, arguments: &Q) -> Result<(), Error> {
+        hold_json(self.check, arguments)
+    }
+
     pub(super) fn json(&self) -> Result<JsonArguments<Q>, Error> {
         self.json.ok_or_else(|| missing(Wire::Json))
     }
@@ -172,6 +205,14 @@ impl<Q> Arguments<Q> {
 }
 
 impl<P> Answer<P> {
+    /// Whether JSON can say it all.
+    ///
+    /// # Errors
+    /// [`Code::InvalidArgument`](crate::Code::InvalidArgument), naming the fields that it cannot.
+    pub(super) fn hold_json(&self, answer: &P) -> Result<(), Error> {
+        hold_json(self.check, answer)
+    }
+
     pub(super) fn json(&self) -> Result<JsonAnswer<P>, Error> {
         self.json.ok_or_else(|| missing(Wire::Json))
     }
@@ -183,7 +224,10 @@ impl<P> Answer<P> {
     /// Appends one item of a stream.
     pub(super) fn write_item(&self, wire: Wire, item: &P, out: &mut Vec<u8>) -> Result<(), Error> {
         match wire {
-            Wire::Json => (self.json()?.write_line)(item, out),
+            Wire::Json => {
+                self.hold_json(item).map_err(Error::internal)?;
+                (self.json()?.write_line)(item, out)
+            }
             Wire::Grpc => grpc::append(self.grpc()?, item, out),
         }
     }

@@ -174,7 +174,7 @@ impl Service {
         } in shapes
         {
             let mut field = self.field(name, *number, shape);
-            match shape {
+            match shape.bare() {
                 // As protoc does it: a oneof of one field, so that its absence is seen.
                 Shape::Optional(_) => {
                     field.proto3_optional = Some(true);
@@ -194,7 +194,7 @@ impl Service {
                         oneofs: Vec::new(),
                     });
                 }
-                Shape::Scalar(_) | Shape::Named(_) | Shape::List(_) | Shape::Any => {}
+                _ => {}
             }
             fields.push(field);
         }
@@ -208,13 +208,13 @@ impl Service {
     }
 
     fn field(&self, name: &str, number: u32, shape: &Shape) -> Field {
-        let (label, one) = match shape {
+        let (label, one) = match shape.bare() {
             Shape::List(item) => (REPEATED, &**item),
             Shape::Map(..) => (REPEATED, shape),
             Shape::Optional(inner) => (OPTIONAL, &**inner),
-            Shape::Scalar(_) | Shape::Named(_) | Shape::Any => (OPTIONAL, shape),
+            _ => (OPTIONAL, shape),
         };
-        let (kind, type_name) = match one {
+        let (kind, type_name) = match one.bare() {
             Shape::Scalar(scalar) => (kind(*scalar), None),
             Shape::Named(name) => {
                 let ty = self.types.iter().find(|ty| ty.name == *name);

@@ -6,7 +6,10 @@ use serde::{
 };
 use serde_json::error::Category;
 
-use super::params::{Joined, Texts};
+use super::{
+    params::{Joined, Texts},
+    whole::Whole,
+};
 use crate::{Error, error::Problem};
 
 /// Reads arguments: `texts` from elsewhere, and the others from a body. No bytes at all are the same as no fields.
@@ -25,10 +28,11 @@ pub(super) fn decode<T: DeserializeOwned>(texts: &Texts<'_>, bytes: &[u8]) -> Re
     }
     // Where in it a mistake is costs time to keep, so it is looked for when there is one.
     let mut json = serde_json::Deserializer::from_slice(bytes);
-    let body = &mut json;
+    let body = Whole(&mut json);
     let read = T::deserialize(Joined { texts, body }).and_then(|read| json.end().map(|()| read));
     read.map_err(|error| {
-        let body = &mut serde_json::Deserializer::from_slice(bytes);
+        let mut json = serde_json::Deserializer::from_slice(bytes);
+        let body = Whole(&mut json);
         match serde_path_to_error::deserialize::<_, T>(Joined { texts, body }) {
             Err(error) => explain(&error.path().to_string(), error.inner(), bytes),
             // The mistake is behind it.
@@ -173,6 +177,7 @@ mod tests {
     use serde::Deserialize;
 
     use super::*;
+    use crate::error::Violation;
 
     #[derive(Debug, Deserialize)]
     #[serde(deny_unknown_fields)]
@@ -262,6 +267,32 @@ mod tests {
                 (&*violation.field, &*violation.rule),
                 (field, rule),
                 "{json}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_integer_may_be_spelled_with_a_fraction_of_nothing() {
+        let read = |count: &str| {
+            let json =
+                format!(r#"{{"email": "a", "items": [{{"count": {count}, "state": "open"}}]}}"#);
+            decode::<Request>(&Texts::new(), json.as_bytes()).map(|request| request.items[0].count)
+        };
+        for (spelled, count) in [("3.0", 3), ("3e1", 30), ("-0.0", 0), ("255.0", 255)] {
+            assert_eq!(read(spelled).unwrap(), count, "{spelled}");
+        }
+        for (spelled, found) in [
+            ("3.5", "floating point `3.5`"),
+            ("256.0", "integer `256`"),
+            ("-1.0", "integer `-1`"),
+            ("1e300", "floating point `1e+300`"),
+        ] {
+            let error = read(spelled).unwrap_err();
+            let Violation { field, rule } = &error.violations()[0];
+            assert_eq!(field, "items[0].count");
+            assert_eq!(
+                *rule,
+                format!("must be an integer from 0 to 255, not {found}")
             );
         }
     }

@@ -76,9 +76,11 @@ mod params;
 mod proto;
 mod received;
 mod reflection;
+pub mod rules;
 pub mod schema;
 mod sent;
 pub mod server;
+mod whole;
 
 use bytes::Bytes;
 use http_body::Body;

@@ -4,6 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     params,
+    rules::{Number, Rules},
     schema::{FieldShape, Kind, MethodShape, Scalar, Service, Shape, Type},
     sent::NDJSON,
 };
@@ -175,14 +176,14 @@ fn parameter(place: &str, field: &FieldShape) -> Value {
     };
     let mut value = schema(shape);
     // An empty segment is not there.
-    if place == "path" && value["type"] == "string" {
+    if place == "path" && value["type"] == "string" && value["minLength"].is_null() {
         value["minLength"] = 1.into();
     }
     json!({ "name": field.json, "in": place, "required": is_required(field), "schema": value })
 }
 
 fn is_required(field: &FieldShape) -> bool {
-    !field.has_default && !matches!(field.shape, Shape::Optional(_))
+    !field.has_default && !matches!(field.shape.bare(), Shape::Optional(_))
 }
 
 fn object(fields: &[&FieldShape], closed: bool) -> Value {
@@ -213,6 +214,7 @@ fn schema(shape: &Shape) -> Value {
         Shape::Map(_, value) => {
             json!({ "type": "object", "additionalProperties": schema(value) })
         }
+        Shape::Ruled(inner, rules) => ruled(schema(inner), inner, rules),
         Shape::Any => json!({}),
         Shape::Scalar(scalar) => match scalar {
             Scalar::Bool => json!({ "type": "boolean" }),
@@ -236,6 +238,49 @@ fn schema(shape: &Shape) -> Value {
                 "items": { "type": "integer", "minimum": 0, "maximum": 255 },
             }),
         },
+    }
+}
+
+/// A schema with rules beside what the type says.
+fn ruled(mut schema: Value, shape: &Shape, rules: &Rules) -> Value {
+    let [least, most] = match shape.bare() {
+        Shape::List(_) | Shape::Scalar(Scalar::Bytes) => ["minItems", "maxItems"],
+        Shape::Map(..) => ["minProperties", "maxProperties"],
+        _ => ["minLength", "maxLength"],
+    };
+    for (word, value) in [
+        (least, rules.min_length.map(Value::from)),
+        (most, rules.max_length.map(Value::from)),
+        (
+            "pattern",
+            rules
+                .pattern
+                .as_ref()
+                .map(|pattern| pattern.as_str().into()),
+        ),
+        ("minimum", rules.minimum.map(number)),
+        ("maximum", rules.maximum.map(number)),
+    ] {
+        // The bounds of a type hold too.
+        let is_narrower = match (word, schema[word].as_f64(), &value) {
+            ("minimum", Some(own), Some(value)) => value.as_f64() > Some(own),
+            ("maximum", Some(own), Some(value)) => value.as_f64() < Some(own),
+            _ => true,
+        };
+        if let Some(value) = value.filter(|_| is_narrower) {
+            schema[word] = value;
+        }
+    }
+    schema
+}
+
+fn number(number: Number) -> Value {
+    match number {
+        Number::Integer(number) => match u64::try_from(number) {
+            Ok(number) => number.into(),
+            Err(_) => i64::try_from(number).map_or(Value::Null, Value::from),
+        },
+        Number::Float(number) => number.into(),
     }
 }
 

@@ -65,6 +65,7 @@ impl Service {
 
 fn message_field(text: &mut Text, field: &FieldShape) {
     text.comment(field.doc);
+    text.comment(&rules(&field.shape));
     let ty = type_name(&field.shape);
     text.line(&format!("{ty} {} = {};", field.name, field.number));
 }
@@ -105,8 +106,21 @@ impl Service {
     }
 }
 
+/// What protobuf has no words for.
+fn rules(shape: &Shape) -> String {
+    match shape {
+        Shape::Ruled(inner, rules) => format!("{}Rules: {rules}.\n", self::rules(inner)),
+        Shape::Optional(inner) => rules(inner),
+        Shape::List(inner) | Shape::Map(_, inner) => {
+            rules(inner).replace("Rules: ", "Rules of each: ")
+        }
+        Shape::Scalar(_) | Shape::Named(_) | Shape::Any => String::new(),
+    }
+}
+
 fn type_name(shape: &Shape) -> String {
     match shape {
+        Shape::Ruled(inner, _) => type_name(inner),
         Shape::Named(name) => name.clone(),
         Shape::Optional(inner) => format!("optional {}", type_name(inner)),
         Shape::List(inner) => format!("repeated {}", type_name(inner)),

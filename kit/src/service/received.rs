@@ -92,7 +92,9 @@ impl<P> Items<P> {
                 self.searched = 0;
                 if !line.trim_ascii().is_empty() {
                     let read = self.codec.json()?.read_line;
-                    return read(&line).map_err(unreadable)?.map(Some);
+                    let item = read(&line).map_err(unreadable)??;
+                    self.codec.hold_json(&item).map_err(unreadable)?;
+                    return Ok(Some(item));
                 }
             },
         }

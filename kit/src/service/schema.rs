@@ -3,6 +3,7 @@
 
 use std::{any::type_name, collections::BTreeMap};
 
+use super::rules::Rules;
 use crate::name::Method;
 
 /// A type of protobuf that is not made of others.
@@ -31,7 +32,7 @@ pub enum Scalar {
 }
 
 /// A type.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Shape {
     /// Not made of others.
     Scalar(Scalar),
@@ -43,12 +44,33 @@ pub enum Shape {
     List(Box<Shape>),
     /// Values under keys.
     Map(Box<Shape>, Box<Shape>),
+    /// Not any value of it.
+    Ruled(Box<Shape>, &'static Rules),
     /// Whatever serde makes of it: a type that gRPC cannot carry, in a service without gRPC.
     Any,
 }
 
+impl Shape {
+    /// The same, for a value with rules; what is optional has them where it is there.
+    #[must_use]
+    pub fn ruled(self, rules: &'static Rules) -> Self {
+        match self {
+            Self::Optional(inner) => Self::Optional(Box::new(inner.ruled(rules))),
+            shape => Self::Ruled(Box::new(shape), rules),
+        }
+    }
+
+    /// The type, without rules of its own.
+    pub fn bare(&self) -> &Self {
+        match self {
+            Self::Ruled(shape, _) => shape.bare(),
+            shape => shape,
+        }
+    }
+}
+
 /// A message or an enum.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Type {
     /// The name, unique among the types of a service.
     pub name: String,
@@ -61,7 +83,7 @@ pub struct Type {
 }
 
 /// What a type is made of.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Kind {
     /// Fields.
     Message {
@@ -75,7 +97,7 @@ pub enum Kind {
 }
 
 /// A field of a message.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct FieldShape {
     /// Its name in protobuf.
     pub name: &'static str,

@@ -321,6 +321,7 @@ where
         Wire::Json => (codec.json()?.decode)(&params::read(method, &parts.uri)?, &bytes)?,
         Wire::Grpc => grpc::unframe(codec.grpc()?, &bytes)?,
     };
+    codec.hold(wire, &arguments)?;
     Ok((ctx, arguments))
 }
 
@@ -369,10 +370,11 @@ fn idempotency_key(key: &HeaderValue) -> Result<IdempotencyKey, Error> {
 
 fn write<P>(wire: Wire, codec: AnswerCodec<P>, reply: &P) -> Result<Response<Body>, Error> {
     let (body, content_type) = match wire {
-        Wire::Json => (
-            Body::full((codec.json()?.encode)(reply)?),
-            "application/json",
-        ),
+        Wire::Json => {
+            codec.hold_json(reply).map_err(Error::internal)?;
+            let body = (codec.json()?.encode)(reply)?;
+            (Body::full(body), "application/json")
+        }
         Wire::Grpc => (
             grpc::answer(grpc::frame(codec.grpc()?, reply)?),
             grpc::CONTENT_TYPE,

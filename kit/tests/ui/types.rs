@@ -44,3 +44,19 @@ pub struct Mute;
 pub trait HttpOnly {
     async fn mute(&self, ctx: Context) -> Result<Mute, Error>; //~ `Mute` the trait bound `Mute: serde::Serialize` is not satisfied //~ `Mute` the trait bound `Mute: serde::de::DeserializeOwned
 }
+
+#[derive(kit::Message)]
+pub struct Rules {
+    #[kit(max_length = 3)] //~ `max_length` evaluation panicked: `max_length` says nothing of this type
+    count: u32,
+    #[kit(maximum = 3)] //~ `maximum` evaluation panicked: `maximum` says nothing of this type
+    text: Option<String>,
+    #[kit(pattern = "a")] //~ `pattern` evaluation panicked: `pattern` says nothing of this type
+    texts: Vec<String>,
+    #[kit(max_length = 3)]
+    newtype: Vec<Worded>,
+}
+
+#[derive(kit::Message)]
+#[kit(pattern = "a")]
+pub struct Worded(String);

@@ -7,12 +7,17 @@ use serde::{Deserialize, Serialize};
 #[kit::service]
 pub trait Bugs {
     /// Reports a bug, and writes a mail to the reporter and the assignee. With an idempotency key, the same request
-    /// made again gives the bug that it made the first time.
+    /// made again gives the bug that it made the first time. The title is a line, and short enough for the subject of a
+    /// mail.
     async fn create(
         &self,
         ctx: Context,
+        #[kit(
+            max_length = 200,
+            pattern = r"^[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*$"
+        )]
         title: String,
-        description: String,
+        #[kit(max_length = 65536)] description: String,
         reporter: UserId,
         assignee: Option<UserId>,
     ) -> Result<Bug, Error>;
@@ -32,7 +37,7 @@ pub trait Bugs {
         reporter: Option<UserId>,
         assignee: Option<UserId>,
         page_size: Option<u32>,
-        page_token: Option<String>,
+        #[kit(pattern = "^[0-9]{0,18}$")] page_token: Option<String>,
     ) -> Result<BugPage, Error>;
 
     /// Gives a bug to somebody, and writes a mail to that one and to the reporter. Giving it to whom it belongs
@@ -52,7 +57,7 @@ pub trait Bugs {
         ctx: Context,
         bug: BugId,
         author: UserId,
-        text: String,
+        #[kit(max_length = 65536, pattern = r"\S")] text: String,
     ) -> Result<Comment, Error>;
 
     /// What was said about a bug, the oldest first; pages as in `list`.
@@ -62,7 +67,7 @@ pub trait Bugs {
         ctx: Context,
         bug: BugId,
         page_size: Option<u32>,
-        page_token: Option<String>,
+        #[kit(pattern = "^[0-9]{0,18}$")] page_token: Option<String>,
     ) -> Result<CommentPage, Error>;
 }
 

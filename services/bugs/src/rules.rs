@@ -1,47 +1,8 @@
-//! What a bug may be, and how its status may change.
+//! How the status of a bug may change.
 
 use kit::Error;
 
 use crate::api::Status;
-
-/// The longest title, in bytes: it has to fit into the subject of a mail.
-const MAX_TITLE: usize = 200;
-/// The longest description or comment, in bytes.
-const MAX_TEXT: usize = 64 * 1024;
-
-/// Whether `title` may be one: a line that is not empty.
-pub(crate) fn check_title(title: &str) -> Result<(), Error> {
-    let rule = if title.trim().is_empty() {
-        "must not be empty"
-    } else if title.len() > MAX_TITLE {
-        "must not be longer than 200 bytes"
-    } else if title.chars().any(char::is_control) {
-        "must not contain control characters"
-    } else {
-        return Ok(());
-    };
-    Err(Error::invalid("title", rule))
-}
-
-/// Whether `description` may be one.
-pub(crate) fn check_description(description: &str) -> Result<(), Error> {
-    check_length("description", description)
-}
-
-/// Whether `text` may be a comment.
-pub(crate) fn check_comment(text: &str) -> Result<(), Error> {
-    if text.trim().is_empty() {
-        return Err(Error::invalid("text", "must not be empty"));
-    }
-    check_length("text", text)
-}
-
-fn check_length(field: &str, text: &str) -> Result<(), Error> {
-    if text.len() > MAX_TEXT {
-        return Err(Error::invalid(field, "must not be longer than 65536 bytes"));
-    }
-    Ok(())
-}
 
 impl Status {
     /// The name in the database and in messages; the same as in JSON.
@@ -135,19 +96,5 @@ mod tests {
             assert_eq!(serde_json::to_value(status).unwrap(), status.as_str());
             assert_eq!(Status::named(status.as_str()), Some(status));
         }
-    }
-
-    #[test]
-    fn texts_have_bounds() {
-        assert!(check_title("It does not work").is_ok());
-        for title in ["", "  ", "a\nb", &"a".repeat(201)] {
-            assert_eq!(
-                check_title(title).unwrap_err().violations()[0].field,
-                "title"
-            );
-        }
-        assert!(check_description("").is_ok() && check_description("a\nb").is_ok());
-        assert!(check_description(&"a".repeat(MAX_TEXT + 1)).is_err());
-        assert!(check_comment(" \n").is_err());
     }
 }

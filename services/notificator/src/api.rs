@@ -9,13 +9,18 @@ pub trait Notificator {
     /// Sends a mail. When this returns, the mail is stored and will be sent, whatever is killed; `status` tells
     /// whether it was. All calls with the same idempotency key send one mail.
     ///
-    /// A recipient without a domain, such as `test`, is a mailbox on this machine.
+    /// A recipient is what a form in HTML takes as an e-mail address, or a mailbox on this machine, such as `test`; so it
+    /// has no letters that not every mail server takes. The body fits into a request however JSON spells it.
     async fn send_email(
         &self,
         ctx: Context,
+        #[kit(
+            max_length = 254,
+            pattern = r"^[a-zA-Z0-9.!#$%&'*+/=?^_`{|}~-]{1,62}(@[a-zA-Z0-9]([a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?(\.[a-zA-Z0-9]([a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?)*)?$"
+        )]
         to: String,
-        subject: String,
-        body: String,
+        #[kit(max_length = 255, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$")] subject: String,
+        #[kit(max_length = 80000)] body: String,
     ) -> Result<Accepted, Error>;
 
     /// What became of a mail.

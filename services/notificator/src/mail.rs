@@ -5,18 +5,12 @@ use std::time::{Duration, SystemTime};
 use kit::Error;
 use lettre::{
     Address, Message,
+    address::Envelope,
     message::{Mailbox, header::ContentType},
 };
 use serde::{Deserialize, Serialize};
 
 use crate::api::MailId;
-
-/// The longest recipient that fits into an SMTP path (RFC 5321, 4.5.3.1.3, as corrected by erratum 1690).
-const MAX_RECIPIENT: usize = 254;
-/// The longest subject, in bytes.
-const MAX_SUBJECT: usize = 255;
-/// The longest body, in bytes.
-const MAX_BODY: usize = 256 * 1024;
 
 /// A mail as it is stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,30 +51,18 @@ impl Letterhead {
     /// Writes `mail` out. The same mail always gives the same bytes.
     ///
     /// # Errors
-    /// A part of it cannot be in a mail; the error names the part and the rule. What could add a header is refused
-    /// here, and could not get through the encoding either.
+    /// The recipient is none, or longer than a mailbox or a domain may be. What could add a header is refused before it
+    /// comes here, and could not get through the encoding either.
     pub(crate) fn compose(&self, mail: &Mail) -> Result<Message, Error> {
         let to = self.recipient(&mail.to)?;
-        if mail.subject.len() > MAX_SUBJECT {
-            return Err(Error::invalid(
-                "subject",
-                "must not be longer than 255 bytes",
-            ));
-        }
-        if mail.subject.chars().any(char::is_control) {
-            let rule = "must not contain control characters";
-            return Err(Error::invalid("subject", rule));
-        }
-        if mail.body.len() > MAX_BODY {
-            return Err(Error::invalid(
-                "body",
-                "must not be longer than 262144 bytes",
-            ));
-        }
         let created_at = Duration::from_millis(u64::try_from(mail.created_at).unwrap_or(0));
+        // Otherwise it is read out of the headers, and not every recipient is.
+        let envelope = Envelope::new(Some(self.from.email.clone()), vec![to.clone()])
+            .map_err(Error::internal)?;
         Message::builder()
             .from(self.from.clone())
             .to(Mailbox::new(None, to))
+            .envelope(envelope)
             .subject(&mail.subject)
             .date(SystemTime::UNIX_EPOCH + created_at)
             .message_id(Some(format!("<{}@{}>", mail.id.0, self.local_domain)))
@@ -90,25 +72,16 @@ impl Letterhead {
     }
 
     fn recipient(&self, to: &str) -> Result<Address, Error> {
-        let rule = if to.is_empty() {
-            "must not be empty"
-        } else if to.len() > MAX_RECIPIENT {
-            "must not be longer than 254 bytes"
-        } else if to.chars().any(char::is_control) {
-            "must not contain control characters"
-        } else if to.chars().any(char::is_whitespace) {
-            "must not contain spaces"
-        } else {
-            let address = match to.rsplit_once('@') {
-                Some((mailbox, domain)) => Address::new(mailbox, domain),
-                None => Address::new(to, &self.local_domain),
-            };
-            return address.map_err(|error| {
-                Error::invalid("to", "must be a mailbox, with or without a domain")
-                    .with_source(error)
-            });
+        let (mailbox, domain) = to.rsplit_once('@').unwrap_or((to, &self.local_domain));
+        // Dots where words should be stand in quotes.
+        let address = match mailbox.split('.').any(str::is_empty) {
+            true => Address::new(format!("\"{mailbox}\""), domain),
+            false => Address::new(mailbox, domain),
         };
-        Err(Error::invalid("to", rule))
+        address.map_err(|error| {
+            let rule = "must be a mailbox, with or without a domain";
+            Error::invalid("to", rule).with_source(error)
+        })
     }
 }
 
@@ -151,8 +124,13 @@ mod tests {
 
     #[test]
     fn a_recipient_with_a_domain_keeps_it() {
-        let text = text(&mail("ada@example.com", "", ""));
-        assert!(text.contains("To: ada@example.com\r\n"), "{text}");
+        for (to, written) in [
+            ("ada@example.com", "ada@example.com"),
+            ("a..da.@example.com", "\"a..da.\"@example.com"),
+        ] {
+            let text = text(&mail(to, "", ""));
+            assert!(text.contains(&format!("To: {written}\r\n")), "{text}");
+        }
     }
 
     #[test]
@@ -175,19 +153,17 @@ mod tests {
                 .expect_err(to);
             assert_eq!(error.violations()[0].field, "to", "{to:?}");
         }
-        for subject in ["a\r\nBcc: b@c", "a\nb", "a\rb", "a\0b"] {
-            let error = Letterhead::default()
-                .compose(&mail("a", subject, ""))
-                .expect_err(subject);
-            assert_eq!(error.violations()[0].field, "subject", "{subject:?}");
-        }
-        let text = text(&mail(
-            "a",
+        for subject in [
+            "a\r\nBcc: b@c",
+            "a\nb",
+            "a\rBcc: b@c",
+            "a\0b",
             "Grüße: nah\u{2028}Bcc: b@c",
-            "\r\n.\r\nBcc: b@c\r\n",
-        ));
-        let (head, _) = text.split_once("\r\n\r\n").unwrap();
-        assert!(!head.contains("\r\nBcc"), "{head}");
-        assert!(head.is_ascii(), "{head}");
+        ] {
+            let text = text(&mail("a", subject, "\r\n.\r\nBcc: b@c\r\n"));
+            let (head, _) = text.split_once("\r\n\r\n").unwrap();
+            assert!(!head.contains("\nBcc") && !head.contains("\rBcc"), "{head}");
+            assert!(head.is_ascii(), "{head}");
+        }
     }
 }

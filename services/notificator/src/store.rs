@@ -39,7 +39,8 @@ pub(crate) async fn put(database: &Database, ctx: &Context, mail: &Mail) -> Resu
             Some((id, true)) => return Ok(MailId(id)),
             Some((_, false)) => {
                 let rule = "was used for another request before";
-                return Err(Error::invalid("idempotency-key", rule));
+                let error = Error::already_exists(format!("idempotency-key {rule}"));
+                return Err(error.with_violation("idempotency-key", rule));
             }
             None => {}
         }

@@ -9,8 +9,19 @@ pub trait Users {
     /// Creates a user and sends a welcome mail. With an idempotency key, the same request made again gives the
     /// user that it made the first time.
     ///
-    /// The address is unique. A mailbox without a domain, such as `test`, is one on this machine.
-    async fn create(&self, ctx: Context, email: String) -> Result<User, Error>;
+    /// The address is unique. A mailbox without a domain, such as `test`, is one on this machine; whether there is such
+    /// a mailbox only a mail can tell. What is longer than 254 does not fit into an SMTP path (RFC 5321, 4.5.3.1.3, as
+    /// corrected by erratum 1690).
+    async fn create(
+        &self,
+        ctx: Context,
+        #[kit(
+            min_length = 1,
+            max_length = 254,
+            pattern = r"^[^\s\x00-\x1f\x7f-\x9f]*$"
+        )]
+        email: String,
+    ) -> Result<User, Error>;
 
     /// The user with this id.
     #[kit(idempotent)]
@@ -23,7 +34,7 @@ pub trait Users {
         &self,
         ctx: Context,
         page_size: Option<u32>,
-        page_token: Option<String>,
+        #[kit(pattern = "^[0-9]{0,18}$")] page_token: Option<String>,
     ) -> Result<UserPage, Error>;
 }
 

@@ -5,7 +5,6 @@
 
 pub mod api;
 mod app;
-mod email;
 mod outbox;
 mod store;
 mod users;

@@ -38,7 +38,9 @@ impl<N: Notificator> Deliver for Mails<N> {
         match self.notificator.send_email(ctx, to, subject, body).await {
             Ok(_) => Ok(()),
             // The mail itself is wrong, and will be so tomorrow.
-            Err(error) if error.code() == Code::InvalidArgument => Err(Undelivered::Never(error)),
+            Err(error) if matches!(error.code(), Code::InvalidArgument | Code::AlreadyExists) => {
+                Err(Undelivered::Never(error))
+            }
             Err(error) => Err(Undelivered::Again(error)),
         }
     }

@@ -15,9 +15,10 @@ use crate::{
 /// The tables of this service.
 pub(crate) const SCHEMA: &str = include_str!("users.sql");
 
-type Row = (String, String, i64);
+/// The place, the id, the address and the time.
+type Row = (i64, String, String, i64);
 
-fn user((id, email, created_at): Row) -> User {
+fn user((_, id, email, created_at): Row) -> User {
     User {
         id: UserId(id),
         email,
@@ -47,36 +48,37 @@ pub(crate) async fn create(
     let mut transaction = database.write().await?;
     let key = ctx.idempotency_key.as_ref().map(IdempotencyKey::as_str);
     if let Some(key) = key {
-        let before: Option<Row> =
-            sqlx::query_as("SELECT id, email, created_at FROM users WHERE idempotency_key = ?")
-                .bind(key)
-                .fetch_optional(&mut *transaction)
-                .await?;
+        let before: Option<Row> = sqlx::query_as(
+            "SELECT seq, id, email, created_at FROM users WHERE idempotency_key = ?",
+        )
+        .bind(key)
+        .fetch_optional(&mut *transaction)
+        .await?;
         match before.map(user) {
             Some(user) if user.email == email => return Ok(Created::Before(user)),
             Some(_) => {
                 let rule = "was used for another request before";
-                return Err(Error::invalid("idempotency-key", rule));
+                let error = Error::already_exists(format!("idempotency-key {rule}"));
+                return Err(error.with_violation("idempotency-key", rule));
             }
             None => {}
         }
     }
-    let row = (Uuid::now_v7().to_string(), email, sqlite::now());
-    let insert = sqlx::query(
+    let row: Option<Row> = sqlx::query_as(
         "INSERT INTO users (id, email, created_at, idempotency_key) VALUES (?, ?, ?, ?) \
-         ON CONFLICT (email) DO NOTHING",
+         ON CONFLICT (email) DO NOTHING RETURNING seq, id, email, created_at",
     )
-    .bind(&row.0)
-    .bind(&row.1)
-    .bind(row.2)
+    .bind(Uuid::now_v7().to_string())
+    .bind(email)
+    .bind(sqlite::now())
     .bind(key)
-    .execute(&mut *transaction)
+    .fetch_optional(&mut *transaction)
     .await?;
-    if insert.rows_affected() == 0 {
+    let Some(row) = row else {
         let rule = "belongs to another user";
         let error = Error::already_exists(format!("email {rule}"));
         return Err(error.with_violation("email", rule));
-    }
+    };
     let user = user(row);
     Queued::put(&mut transaction, ctx, &welcome(&user)).await?;
     transaction.commit().await?;
@@ -85,43 +87,29 @@ pub(crate) async fn create(
 
 /// The user with this id.
 pub(crate) async fn get(database: &Database, id: &UserId) -> Result<Option<User>, Error> {
-    let row: Option<Row> = sqlx::query_as("SELECT id, email, created_at FROM users WHERE id = ?")
-        .bind(&id.0)
-        .fetch_optional(database.read())
-        .await?;
+    let row: Option<Row> =
+        sqlx::query_as("SELECT seq, id, email, created_at FROM users WHERE id = ?")
+            .bind(&id.0)
+            .fetch_optional(database.read())
+            .await?;
     Ok(row.map(user))
 }
 
-/// Up to `size` users in the order in which they were created, beginning after the one whose id is `after`.
-///
-/// # Errors
-/// There is no user `after`.
-pub(crate) async fn list(
-    database: &Database,
-    size: u32,
-    after: Option<&str>,
-) -> Result<UserPage, Error> {
-    let after: i64 = match after {
-        None => 0,
-        Some(id) => sqlx::query_scalar("SELECT seq FROM users WHERE id = ?")
-            .bind(id)
-            .fetch_optional(database.read())
-            .await?
-            .ok_or_else(|| Error::invalid("page_token", "must be one that list gave"))?,
-    };
+/// Up to `size` users in the order in which they were created, beginning behind the place `after`.
+pub(crate) async fn list(database: &Database, size: u32, after: i64) -> Result<UserPage, Error> {
     // One more than asked for tells whether there is a next page.
-    let rows: Vec<Row> = sqlx::query_as(
-        "SELECT id, email, created_at FROM users WHERE seq > ? ORDER BY seq LIMIT ?",
+    let mut rows: Vec<Row> = sqlx::query_as(
+        "SELECT seq, id, email, created_at FROM users WHERE seq > ? ORDER BY seq LIMIT ?",
     )
     .bind(after)
     .bind(i64::from(size) + 1)
     .fetch_all(database.read())
     .await?;
     let more = rows.len() > size as usize;
-    let users: Vec<User> = rows.into_iter().take(size as usize).map(user).collect();
-    let last = users.last().filter(|_| more);
+    rows.truncate(size as usize);
+    let last = rows.last().filter(|_| more);
     Ok(UserPage {
-        next_page_token: last.map(|user| user.id.0.clone()),
-        users,
+        next_page_token: last.map(|row| row.0.to_string()),
+        users: rows.into_iter().map(user).collect(),
     })
 }

@@ -12,7 +12,10 @@ use syn::{
 };
 
 use self::settings::{Numbers, Settings, json_name};
-use crate::names::{lower_camel, rename_field, rename_variant, snake};
+use crate::{
+    names::{lower_camel, rename_field, rename_variant, snake},
+    rules::Rules,
+};
 
 pub(crate) fn expand(item: TokenStream) -> Result<TokenStream> {
     let item: DeriveInput = parse2(item)?;
@@ -26,9 +29,12 @@ pub(crate) fn expand(item: TokenStream) -> Result<TokenStream> {
     match &item.data {
         Data::Struct(data) => match &data.fields {
             Fields::Unnamed(fields) if fields.unnamed.len() == 1 => {
-                Settings::read_newtype(&item.attrs)?;
-                Settings::read(&fields.unnamed[0].attrs)?;
-                Ok(newtype(&item, &fields.unnamed[0]))
+                let own = Settings::read_newtype(&item.attrs)?;
+                let inner = Settings::read(&fields.unnamed[0].attrs)?;
+                inner
+                    .rules
+                    .none("a struct around one value says its rules before itself")?;
+                Ok(newtype(&item, &fields.unnamed[0], &own.rules))
             }
             Fields::Unnamed(fields) => Err(Error::new_spanned(
                 fields,
@@ -70,12 +76,16 @@ impl Names {
     }
 }
 
+const NO_RULES: &str = "rules are those of a field or an argument, or of a struct around one value";
+
 fn message(item: &DeriveInput, fields: Vec<&Field>) -> Result<TokenStream> {
     let name = &item.ident;
     let own = Settings::read(&item.attrs)?;
+    own.rules.none(NO_RULES)?;
     let (mut numbers, mut names) = (Numbers::new(), Names::default());
     let (mut lens, mut encodes, mut slots, mut merges, mut finishes, mut shapes) =
         (vec![], vec![], vec![], vec![], vec![], vec![]);
+    let (mut rules, mut checks) = (vec![], vec![]);
     for (at, field) in fields.into_iter().enumerate() {
         let ident = field.ident.as_ref().expect("fields are named");
         let settings = Settings::read(&field.attrs)?;
@@ -95,6 +105,18 @@ fn message(item: &DeriveInput, fields: Vec<&Field>) -> Result<TokenStream> {
             #number => #trait_::merge(&mut #slot, wire, &mut reader)
                 .map_err(|error| error.within(#text))?,
         });
+        let its_rules = format_ident!("kit_rules_{at}");
+        rules.push(settings.rules.function(&its_rules, ty));
+        let hold = settings
+            .rules
+            .then(|| quote!(violations.hold(Self::#its_rules(), #trait_::measure(&self.#ident));));
+        checks.push(quote! {
+            violations.within(#text, #json, |violations| {
+                #trait_::check(&self.#ident, violations);
+                #hold
+            });
+        });
+        let ruled = (settings.rules).then(|| quote!(.ruled(Self::#its_rules())));
         finishes.push(quote! {
             #ident: #trait_::finish(#slot).map_err(|error| error.within(#text))?,
         });
@@ -104,13 +126,18 @@ fn message(item: &DeriveInput, fields: Vec<&Field>) -> Result<TokenStream> {
                 json: #json,
                 number: #number,
                 doc: #doc,
-                shape: #trait_::shape(types),
+                shape: #trait_::shape(types)#ruled,
                 has_default: #has_default,
             }
         });
     }
     let (text, doc, closed) = (name.unraw().to_string(), own.doc(&item.attrs), own.closed);
     Ok(quote! {
+        #[automatically_derived]
+        impl #name {
+            #(#rules)*
+        }
+
         #[automatically_derived]
         impl ::kit::service::message::Message for #name {
             fn encoded_len(&self) -> usize {
@@ -182,6 +209,11 @@ fn message(item: &DeriveInput, fields: Vec<&Field>) -> Result<TokenStream> {
             ) -> ::kit::service::schema::Shape {
                 <Self as ::kit::service::message::Message>::shape(types)
             }
+
+            #[allow(unused_variables, reason = "a message may have no fields")]
+            fn check(&self, violations: &mut ::kit::service::rules::Violations) {
+                #(#checks)*
+            }
         }
     })
 }
@@ -192,6 +224,7 @@ fn enumeration(item: &DeriveInput, data: &DataEnum) -> Result<TokenStream> {
         return Err(Error::new(name.span(), "an enum needs a variant"));
     }
     let own = Settings::read(&item.attrs)?;
+    own.rules.none(NO_RULES)?;
     let (mut numbers, mut names) = (Numbers::new(), Names::default());
     let (mut tos, mut froms, mut shapes) = (vec![], vec![], vec![]);
     for variant in &data.variants {
@@ -202,6 +235,7 @@ fn enumeration(item: &DeriveInput, data: &DataEnum) -> Result<TokenStream> {
             ));
         }
         let settings = Settings::read(&variant.attrs)?;
+        settings.rules.none(NO_RULES)?;
         let number = numbers.give(&variant.ident, &settings)?;
         let word = snake(&variant.ident.unraw().to_string()).to_ascii_uppercase();
         if word == "UNSPECIFIED" {
@@ -283,10 +317,18 @@ fn enumeration(item: &DeriveInput, data: &DataEnum) -> Result<TokenStream> {
     })
 }
 
-fn newtype(item: &DeriveInput, field: &Field) -> TokenStream {
+fn newtype(item: &DeriveInput, field: &Field, rules: &Rules) -> TokenStream {
     let (name, ty) = (&item.ident, &field.ty);
     let inner = quote_spanned!(ty.span()=> <#ty as ::kit::service::message::Value>);
+    let function = rules.function(&format_ident!("kit_rules"), ty);
+    let ruled = rules.then(|| quote!(.ruled(Self::kit_rules())));
+    let hold = rules.then(|| quote!(violations.hold(Self::kit_rules(), #inner::measure(&self.0));));
     quote! {
+        #[automatically_derived]
+        impl #name {
+            #function
+        }
+
         #[automatically_derived]
         impl ::kit::service::message::Value for #name {
             const WIRE: ::kit::service::message::WireType = #inner::WIRE;
@@ -323,7 +365,18 @@ fn newtype(item: &DeriveInput, field: &Field) -> TokenStream {
             fn shape(
                 types: &mut ::kit::service::schema::Types,
             ) -> ::kit::service::schema::Shape {
-                #inner::shape(types)
+                #inner::shape(types)#ruled
+            }
+
+            const MEASURED: ::kit::service::rules::Measured = #inner::MEASURED;
+
+            fn measure(&self) -> ::kit::service::rules::Measure<'_> {
+                #inner::measure(&self.0)
+            }
+
+            fn check(&self, violations: &mut ::kit::service::rules::Violations) {
+                #inner::check(&self.0, violations);
+                #hold
             }
         }
     }
@@ -367,7 +420,7 @@ mod tests {
                 "struct A { #[kit(«tga» = 1)] x: u32 }",
                 "did you mean `tag`?",
             ),
-            ("enum A { #[kit(«number» = 1)] B }", "known here: `tag`"),
+            ("enum A { #[kit(«colour» = 1)] B }", "`tag`"),
             (
                 "struct A { #[kit(tag = 1, «tag» = 2)] x: u32 }",
                 "said twice",
@@ -421,6 +474,85 @@ mod tests {
                 "#[serde(«rename_all»(serialize = \"UPPERCASE\"))] struct A { x: u32 }",
                 "one name here",
             ),
+        ] {
+            marked::check(item, message, |item| expand(item).map(drop));
+        }
+    }
+
+    #[test]
+    fn a_rule_that_nothing_can_keep_is_told_at_its_token() {
+        for (item, message) in [
+            (
+                "struct A { #[kit(«min_lenght» = 1)] x: String }",
+                "did you mean `min_length`?",
+            ),
+            (
+                "struct A { #[kit(min_length = «-1»)] x: String }",
+                "invalid digit",
+            ),
+            (
+                "struct A { #[kit(min_length = 2, «max_length» = 1)] x: String }",
+                "nothing is as long",
+            ),
+            (
+                "struct A { #[kit(maximum = 1, «minimum» = 1.5)] x: f64 }",
+                "no number is between",
+            ),
+            (
+                "struct A { #[kit(maximum = 1, «maximum» = 2)] x: u32 }",
+                "said twice",
+            ),
+            (
+                "struct A { #[kit(maximum = «\"1\"»)] x: u32 }",
+                "a bound is a number",
+            ),
+            (
+                "struct A { #[kit(pattern = «\"(\"»)] x: String }",
+                "not a regular expression",
+            ),
+            (
+                r#"struct A { #[kit(pattern = «r"\d"»)] x: String }"#,
+                "`[0-9]`",
+            ),
+            (
+                r#"struct A { #[kit(pattern = «r"[\w-]"»)] x: String }"#,
+                "`[0-9A-Za-z_]`",
+            ),
+            (
+                r#"struct A { #[kit(pattern = «r"\bx"»)] x: String }"#,
+                "an assertion",
+            ),
+            (
+                r#"struct A { #[kit(pattern = «"(?i)x"»)] x: String }"#,
+                "a flag",
+            ),
+            (
+                r#"struct A { #[kit(pattern = «"(?P<y>x)"»)] x: String }"#,
+                "a group with a name",
+            ),
+            (
+                r#"struct A { #[kit(pattern = «r"\p{L}"»)] x: String }"#,
+                "property of Unicode",
+            ),
+            (
+                r#"struct A { #[kit(pattern = «"[[:alpha:]]"»)] x: String }"#,
+                "[:alpha:]",
+            ),
+            (
+                r#"struct A { #[kit(pattern = «"[a-z&&b]"»)] x: String }"#,
+                "operation on classes",
+            ),
+            (
+                r#"struct A { #[kit(pattern = «"(a|b)*a(a|b){30}"»)] x: String }"#,
+                "in good time",
+            ),
+            (
+                "#[kit(«max_length» = 1)] struct A { x: String }",
+                "rules are those",
+            ),
+            ("#[kit(«maximum» = 1)] enum A { B }", "rules are those"),
+            ("enum A { #[kit(«maximum» = 1)] B }", "rules are those"),
+            ("struct A(#[kit(«maximum» = 1)] u32);", "before itself"),
         ] {
             marked::check(item, message, |item| expand(item).map(drop));
         }

@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use proc_macro2::Span;
 use syn::{Attribute, Error, Ident, LitInt, LitStr, Result, meta::ParseNestedMeta};
 
-use crate::names::{doc, unknown};
+use crate::{
+    names::{doc, unknown},
+    rules::{self, Rules},
+};
 
 /// Words of serde by which JSON becomes something else than the fields say, so that what others read of a type would not
 /// be true any more.
@@ -40,6 +43,7 @@ pub(super) struct Settings {
     rename_all: Option<String>,
     pub(super) default: bool,
     pub(super) closed: bool,
+    pub(super) rules: Rules,
 }
 
 impl Settings {
@@ -67,8 +71,10 @@ impl Settings {
                         }
                     } else if meta.path.is_ident("undocumented") {
                         settings.undocumented = true;
-                    } else {
-                        return Err(unknown(&meta.path, &["tag"]));
+                    } else if !settings.rules.read(&meta)? {
+                        let mut known = rules::WORDS.to_vec();
+                        known.push("tag");
+                        return Err(unknown(&meta.path, &known));
                     }
                     Ok(())
                 })?;

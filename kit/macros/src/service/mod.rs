@@ -8,7 +8,10 @@ mod server;
 
 use proc_macro2::TokenStream;
 use quote::{format_ident, quote};
-use syn::{Attribute, Error, Ident, ItemTrait, Result, TraitItem, ext::IdentExt, parse2};
+use syn::{
+    Attribute, Error, FnArg, Ident, ItemTrait, Result, TraitItem, TraitItemFn, ext::IdentExt,
+    parse2,
+};
 
 use self::parse::{Method, methods, whole};
 use crate::names::snake;
@@ -33,7 +36,7 @@ pub(crate) fn expand(attribute: TokenStream, item: TokenStream) -> Result<TokenS
 fn refuse(mut item: ItemTrait, mistakes: Error) -> TokenStream {
     for item in &mut item.items {
         if let TraitItem::Fn(function) = item {
-            function.attrs.retain(|a| !a.path().is_ident("kit"));
+            strip(function);
         }
     }
     let mistakes = mistakes.into_compile_error();
@@ -41,6 +44,17 @@ fn refuse(mut item: ItemTrait, mistakes: Error) -> TokenStream {
         #mistakes
         #[allow(async_fn_in_trait, dead_code, unused_variables, reason = "it is not what it should be")]
         #item
+    }
+}
+
+/// Takes away what nobody but the macro understands.
+fn strip(function: &mut TraitItemFn) {
+    let is_foreign = |attribute: &Attribute| !attribute.path().is_ident("kit");
+    function.attrs.retain(is_foreign);
+    for input in &mut function.sig.inputs {
+        if let FnArg::Typed(typed) = input {
+            typed.attrs.retain(is_foreign);
+        }
     }
 }
 
@@ -57,7 +71,7 @@ fn declare(item: &mut ItemTrait, methods: &[Method]) {
         .iter()
         .map(|method| {
             let mut function = method.item.clone();
-            function.attrs.retain(|a| !a.path().is_ident("kit"));
+            strip(&mut function);
             function.sig.asyncness = None;
             let output = &method.output;
             function.sig.output = syn::parse_quote! {

@@ -1,8 +1,8 @@
 //! Writes the module of what travels: the requests, the list of methods, and the description of it all.
 
-use proc_macro2::TokenStream;
-use quote::{format_ident, quote, quote_spanned};
-use syn::{Ident, ItemTrait, ext::IdentExt, spanned::Spanned};
+use proc_macro2::{Group, TokenStream, TokenTree};
+use quote::{ToTokens, format_ident, quote, quote_spanned};
+use syn::{Ident, ItemTrait, Type, ext::IdentExt, spanned::Spanned};
 
 use super::{
     codec_name, module_name,
@@ -90,6 +90,36 @@ pub(super) fn module(item: &ItemTrait, methods: &[Method], whole: &Whole) -> Tok
     }
 }
 
+/// A type of the trait as it is named in the module, which is one level deeper.
+fn deeper(ty: &Type) -> Type {
+    fn walk(tokens: TokenStream) -> TokenStream {
+        let (mut out, mut in_path) = (TokenStream::new(), false);
+        for token in tokens {
+            // What follows `::` goes on with a path.
+            let begins = !std::mem::replace(
+                &mut in_path,
+                matches!(&token, TokenTree::Punct(punct) if punct.as_char() == ':'),
+            );
+            out.extend(match token {
+                TokenTree::Ident(word) if begins && word == "super" => {
+                    quote_spanned!(word.span()=> super::super)
+                }
+                TokenTree::Ident(word) if begins && word == "self" => {
+                    quote_spanned!(word.span()=> super)
+                }
+                TokenTree::Group(group) => {
+                    let mut inner = Group::new(group.delimiter(), walk(group.stream()));
+                    inner.set_span(group.span());
+                    TokenTree::Group(inner).into()
+                }
+                token => token.into(),
+            });
+        }
+        out
+    }
+    Type::Verbatim(walk(ty.to_token_stream()))
+}
+
 /// The struct of a method's arguments.
 fn request(service: &Ident, method: &Method, transport: Transport) -> TokenStream {
     let request = request_name(method);
@@ -98,11 +128,15 @@ fn request(service: &Ident, method: &Method, transport: Transport) -> TokenStrea
         method.name, method.name
     );
     let undocumented = transport.has_grpc().then(|| quote!(#[kit(undocumented)]));
-    let fields = method.arguments.iter().map(|Argument { name, ty }| {
+    let fields = method.arguments.iter().map(|argument| {
+        let (name, ty) = (&argument.name, deeper(&argument.ty));
         let about = format!("The argument `{}`.", name.unraw());
+        let rules = transport.has_grpc().then_some(&argument.attributes);
+        let rules = rules.into_iter().flatten();
         quote! {
             #[doc = #about]
             #undocumented
+            #(#rules)*
             pub #name: #ty,
         }
     });
@@ -118,6 +152,7 @@ fn request(service: &Ident, method: &Method, transport: Transport) -> TokenStrea
     let message = transport
         .has_grpc()
         .then(|| quote!(#[derive(::kit::Message)]));
+    let checked = (!transport.has_grpc()).then(|| checked(method));
     quote! {
         #[doc = #about]
         #serde
@@ -127,7 +162,50 @@ fn request(service: &Ident, method: &Method, transport: Transport) -> TokenStrea
         pub struct #request {
             #(#fields)*
         }
+
+        #checked
     }
+}
+
+/// What a request of any types is held against. One that gRPC carries derives it.
+fn checked(method: &Method) -> TokenStream {
+    let request = request_name(method);
+    let (mut functions, mut checks) = (Vec::new(), Vec::new());
+    for (at, argument) in method.arguments.iter().enumerate() {
+        let Argument { name, rules, .. } = argument;
+        let ty = &deeper(&argument.ty);
+        let text = name.unraw().to_string();
+        let its_rules = rules_name(at);
+        functions.push(rules.function(&its_rules, ty));
+        let hold = rules.then(|| {
+            let measure =
+                quote_spanned!(ty.span()=> <#ty as ::kit::service::message::Field>::measure);
+            quote!(violations.hold(Self::#its_rules(), #measure(&self.#name));)
+        });
+        let known = known(&quote!(#ty));
+        checks.push(quote! {
+            violations.within(#text, #text, |violations| {
+                #known.check(&self.#name, violations);
+                #hold
+            });
+        });
+    }
+    quote! {
+        impl #request {
+            #(#functions)*
+
+            #[allow(unused_variables, reason = "a method may have no arguments")]
+            fn kit_check(&self, violations: &mut ::kit::service::rules::Violations) {
+                #[allow(unused_imports, reason = "one of them knows the type")]
+                use ::kit::service::generated::{Unshaped as _, Shaped as _};
+                #(#checks)*
+            }
+        }
+    }
+}
+
+fn rules_name(at: usize) -> Ident {
+    format_ident!("kit_rules_{at}")
 }
 
 /// How the method travels: the one place where a type that cannot is told.
@@ -135,40 +213,49 @@ fn codec(at: usize, method: &Method, transport: Transport) -> TokenStream {
     let (codec, request) = (codec_name(at), request_name(method));
     let answer = match &method.reply {
         Reply::Nothing => quote!(::kit::service::generated::Empty),
-        Reply::Message(ty) | Reply::Stream(ty) => quote!(#ty),
+        Reply::Message(ty) | Reply::Stream(ty) => deeper(ty).into_token_stream(),
     };
-    let (arguments, make, known) = match transport {
+    let (arguments, make, check, known) = match transport {
         Transport::Http => {
-            let known = known_shape(&answer);
+            let known = known(&answer);
+            let shape = with_known(&quote!(#known.shape(types)));
+            let check = with_known(&quote!(#known.check(value, violations)));
             (
                 "http_arguments",
                 "http_answer",
-                Some(quote!(|types| #known)),
+                Some(quote!(#request::kit_check)),
+                Some(quote!(|types| #shape, |value, violations| #check)),
             )
         }
-        Transport::Grpc => ("grpc_arguments", "grpc_answer", None),
-        Transport::Both => ("both_arguments", "both_answer", None),
+        Transport::Grpc => ("grpc_arguments", "grpc_answer", None, None),
+        Transport::Both => ("both_arguments", "both_answer", None, None),
     };
     let (arguments, make) = (format_ident!("{arguments}"), format_ident!("{make}"));
     quote! {
         pub(super) static #codec: ::kit::service::codec::Codec<#request, #answer> =
             ::kit::service::codec::Codec::new(
-                ::kit::service::codec::#arguments::<#request>(),
+                ::kit::service::codec::#arguments::<#request>(#check),
                 ::kit::service::codec::#make::<#answer>(#known),
             );
     }
 }
 
 /// What is known of a type that need not be one of protobuf.
-fn known_shape(ty: &TokenStream) -> TokenStream {
+fn known(ty: &TokenStream) -> TokenStream {
+    quote!((&::kit::service::generated::ShapeOf::<#ty>::NEW))
+}
+
+/// What asks for it.
+fn with_known(asking: &TokenStream) -> TokenStream {
     quote!({
-        #[allow(unused_imports, reason = "one of them has the type's shape")]
+        #[allow(unused_imports, reason = "one of them knows the type")]
         use ::kit::service::generated::{Unshaped as _, Shaped as _};
-        (&::kit::service::generated::ShapeOf::<#ty>::NEW).shape(types)
+        #asking
     })
 }
 
-fn is_text(Argument { name, ty }: &Argument) -> TokenStream {
+fn is_text(Argument { name, ty, .. }: &Argument) -> TokenStream {
+    let ty = deeper(ty);
     let message = format!(
         "`{name}` stands in the path or in the query string, so it is a number, a boolean, a text, an enum or a newtype of one of these"
     );
@@ -235,16 +322,19 @@ fn shape(at: usize, method: &Method, transport: Transport) -> TokenStream {
     } else {
         let text = request.to_string();
         let fields = method.arguments.iter().enumerate().map(|(at, argument)| {
-            let (number, ty) = (at as u32 + 1, &argument.ty);
+            let (number, ty) = (at as u32 + 1, deeper(&argument.ty));
             let name = argument.name.unraw().to_string();
-            let known = known_shape(&quote!(#ty));
+            let known = known(&quote!(#ty));
+            let shape = with_known(&quote!(#known.shape(types)));
+            let its_rules = rules_name(at);
+            let ruled = (argument.rules).then(|| quote!(.ruled(#request::#its_rules())));
             quote! {
                 ::kit::service::schema::FieldShape {
                     name: #name,
                     json: #name,
                     number: #number,
                     doc: "",
-                    shape: #known,
+                    shape: #shape #ruled,
                     has_default: false,
                 }
             }

@@ -5,14 +5,17 @@ use std::time::Duration;
 use proc_macro2::{Span, TokenStream, TokenTree};
 use quote::ToTokens;
 use syn::{
-    Error, FnArg, GenericArgument, Ident, ItemTrait, LitStr, Pat, PathArguments, ReceiverKind,
-    Result, ReturnType, TraitItem, TraitItemFn, Type, TypeImplTrait, TypeParamBound, ext::IdentExt,
-    parse::Parser,
+    Attribute, Error, FnArg, GenericArgument, Ident, ItemTrait, LitStr, Pat, PatType,
+    PathArguments, ReceiverKind, Result, ReturnType, TraitItem, TraitItemFn, Type, TypeImplTrait,
+    TypeParamBound, ext::IdentExt, parse::Parser,
 };
 
 use super::request_name;
 use super::route::{Access, Priority, Route, Settings, conflict};
-use crate::names::{camel, doc, snake, unknown};
+use crate::{
+    names::{camel, doc, snake, unknown},
+    rules::{self, Rules},
+};
 
 /// A method of the trait, checked.
 pub(super) struct Method {
@@ -49,6 +52,9 @@ impl Method {
 pub(super) struct Argument {
     pub(super) name: Ident,
     pub(super) ty: Type,
+    pub(super) rules: Rules,
+    /// Where its rules stand.
+    pub(super) attributes: Vec<Attribute>,
 }
 
 pub(super) enum Reply {
@@ -313,7 +319,7 @@ fn method(item: &TraitItemFn) -> Result<Method> {
         }
     };
     let arguments: Vec<_> = typed
-        .filter_map(|typed| mistakes.keep(argument(&typed.pat, &typed.ty)))
+        .filter_map(|typed| mistakes.keep(argument(typed)))
         .collect();
     let has_route = settings.route.is_some();
     let route = settings.route.unwrap_or_else(|| Route {
@@ -373,19 +379,31 @@ fn binding(pattern: &Pat, otherwise: &str) -> Result<Ident> {
     }
 }
 
-fn argument(pattern: &Pat, ty: &Type) -> Result<Argument> {
+fn argument(typed: &PatType) -> Result<Argument> {
+    let ty = &*typed.ty;
     let refused = match ty {
         Type::Reference(_) => "an argument is owned, for it arrives over a wire",
         Type::ImplTrait(_) => "an argument has one type, for it arrives over a wire",
         _ => {
-            let name = binding(pattern, "")?;
+            let name = binding(&typed.pat, "")?;
             if !name.unraw().to_string().is_ascii() {
                 let message = "the name of an argument is that of its field in the request: ASCII";
                 return Err(Error::new(name.span(), message));
             }
+            let is_ours = |attribute: &&Attribute| attribute.path().is_ident("kit");
+            let attributes: Vec<_> = typed.attrs.iter().filter(is_ours).cloned().collect();
+            let mut rules = Rules::default();
+            for attribute in &attributes {
+                attribute.parse_nested_meta(|meta| match rules.read(&meta)? {
+                    true => Ok(()),
+                    false => Err(unknown(&meta.path, &rules::WORDS)),
+                })?;
+            }
             return Ok(Argument {
                 name,
                 ty: ty.clone(),
+                rules,
+                attributes,
             });
         }
     };

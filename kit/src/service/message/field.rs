@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    fmt,
     hash::{BuildHasher, Hash},
 };
 
@@ -9,7 +10,10 @@ use super::{
     Alone, DecodeError, Reader, Value, WireType,
     reader::{delimited_len, key_len, write_key, write_varint},
 };
-use crate::service::schema::{Shape, Types};
+use crate::service::{
+    rules::{Measure, Measured, Violations},
+    schema::{Shape, Types},
+};
 
 /// One field of a message: a [`Value`], or an `Option`, `Vec` or map of values. There is nothing to implement;
 /// a type of one's own is a [`Value`].
@@ -43,6 +47,12 @@ pub trait Field: Sized {
     fn shape(types: &mut Types) -> Shape;
     /// How it travels where nothing else does.
     const ALONE: Alone<Self> = Alone::WRAPPED;
+    /// What rules can be about.
+    const MEASURED: Measured;
+    /// What rules are held against.
+    fn measure(&self) -> Measure<'_>;
+    /// Finds the rules that the value and its parts break.
+    fn check(&self, violations: &mut Violations);
 }
 
 fn expect(wire: WireType, expected: WireType) -> Result<(), DecodeError> {
@@ -90,6 +100,16 @@ impl<V: Value> Field for V {
     fn shape(types: &mut Types) -> Shape {
         V::shape(types)
     }
+
+    const MEASURED: Measured = V::MEASURED;
+
+    fn measure(&self) -> Measure<'_> {
+        V::measure(self)
+    }
+
+    fn check(&self, violations: &mut Violations) {
+        V::check(self, violations);
+    }
 }
 
 impl<V: Value> Field for Option<V> {
@@ -123,6 +143,18 @@ impl<V: Value> Field for Option<V> {
 
     fn shape(types: &mut Types) -> Shape {
         Shape::Optional(Box::new(V::shape(types)))
+    }
+
+    const MEASURED: Measured = V::MEASURED;
+
+    fn measure(&self) -> Measure<'_> {
+        self.as_ref().map_or(Measure::Nothing, V::measure)
+    }
+
+    fn check(&self, violations: &mut Violations) {
+        if let Some(value) = self {
+            value.check(violations);
+        }
     }
 }
 
@@ -184,6 +216,16 @@ impl<V: Value> Field for Vec<V> {
     fn shape(types: &mut Types) -> Shape {
         Shape::List(Box::new(V::shape(types)))
     }
+
+    const MEASURED: Measured = Measured::Items;
+
+    fn measure(&self) -> Measure<'_> {
+        Measure::Items(self.len())
+    }
+
+    fn check(&self, violations: &mut Violations) {
+        violations.within_each(self.iter().enumerate(), |at| format!("[{at}]"));
+    }
 }
 
 /// What protobuf allows as the key of a map.
@@ -191,7 +233,7 @@ impl<V: Value> Field for Vec<V> {
     message = "`{Self}` cannot be the key of a map over gRPC",
     note = "keys are bool, i32, i64, u32, u64 and String"
 )]
-pub trait Key: Value {}
+pub trait Key: Value + fmt::Display {}
 
 impl Key for bool {}
 impl Key for i32 {}
@@ -259,6 +301,16 @@ macro_rules! map {
                     Box::new(<K as Value>::shape(types)),
                     Box::new(<V as Value>::shape(types)),
                 )
+            }
+
+            const MEASURED: Measured = Measured::Items;
+
+            fn measure(&self) -> Measure<'_> {
+                Measure::Items(self.len())
+            }
+
+            fn check(&self, violations: &mut Violations) {
+                violations.within_each(self.iter(), K::to_string);
             }
         })*
     };

@@ -22,7 +22,10 @@ pub use value::Value;
 
 use crate::{
     Error,
-    service::schema::{Shape, Types},
+    service::{
+        rules::inside,
+        schema::{Shape, Types},
+    },
 };
 
 /// What gRPC carries as a whole: a struct whose fields are numbered. Derive it.
@@ -69,12 +72,7 @@ impl DecodeError {
     /// The same, for a value inside of `field`.
     #[must_use]
     pub fn within(mut self, field: &str) -> Self {
-        let dot = if self.field.is_empty() || self.field.starts_with('[') {
-            ""
-        } else {
-            "."
-        };
-        self.field = format!("{field}{dot}{}", self.field);
+        self.field = inside(field, &self.field);
         self
     }
 
@@ -109,15 +107,18 @@ pub(crate) mod generated {
         Field, Message,
         reader::{delimited_len, write_varint},
     };
-    use crate::service::schema::{Shape, Types};
+    use crate::service::{
+        rules::Violations,
+        schema::{Shape, Types},
+    };
 
     /// Nothing.
     // What a method gives back that returns `()`.
     #[derive(Clone, Copy, Debug, Serialize, Deserialize, crate::Message)]
     pub struct Empty {}
 
-    /// Asks for the shape of a type that need not have one: of [`Shaped`] and [`Unshaped`] the compiler takes the first
-    /// that fits, for that needs no reference more.
+    /// Asks for the shape of a type that need not have one, and what rules it has: of [`Shaped`] and [`Unshaped`] the
+    /// compiler takes the first that fits, for that needs no reference more.
     #[derive(Debug)]
     pub struct ShapeOf<T>(PhantomData<fn() -> T>);
 
@@ -127,27 +128,37 @@ pub(crate) mod generated {
     }
 
     /// A type that can be a field.
-    pub trait Shaped {
+    pub trait Shaped<T> {
         /// Its shape.
         fn shape(&self, types: &mut Types) -> Shape;
+        /// Which rules a value breaks.
+        fn check(&self, value: &T, violations: &mut Violations);
     }
 
-    impl<T: Field> Shaped for ShapeOf<T> {
+    impl<T: Field> Shaped<T> for ShapeOf<T> {
         fn shape(&self, types: &mut Types) -> Shape {
             T::shape(types)
+        }
+
+        fn check(&self, value: &T, violations: &mut Violations) {
+            value.check(violations);
         }
     }
 
     /// Any other type.
-    pub trait Unshaped {
+    pub trait Unshaped<T> {
         /// That nothing is known.
         fn shape(&self, types: &mut Types) -> Shape;
+        /// That nothing is asked.
+        fn check(&self, value: &T, violations: &mut Violations);
     }
 
-    impl<T> Unshaped for &ShapeOf<T> {
+    impl<T> Unshaped<T> for &ShapeOf<T> {
         fn shape(&self, _: &mut Types) -> Shape {
             Shape::Any
         }
+
+        fn check(&self, _: &T, _: &mut Violations) {}
     }
 
     /// The length of a message that is a field of another.

@@ -7,7 +7,10 @@ use super::{
     Alone, DecodeError, Reader, WireType,
     reader::{delimited_len, varint_len, write_varint},
 };
-use crate::service::schema::{Scalar, Shape, Types};
+use crate::service::{
+    rules::{Measure, Measured, Number, Violations},
+    schema::{Scalar, Shape, Types},
+};
 
 /// A type that can be a field. Derive it with [`Message`](derive@crate::Message), or implement it by hand for a
 /// type that checks what it is made from:
@@ -60,11 +63,20 @@ pub trait Value: Sized {
     fn shape(types: &mut Types) -> Shape;
     /// How it travels where nothing else does, see [`Alone`]; only messages say something else than this.
     const ALONE: Alone<Self> = Alone::WRAPPED;
+    /// What rules, such as `#[kit(max_length = 254)]`, can be about; nothing, unless it says otherwise.
+    const MEASURED: Measured = Measured::Nothing;
+    /// What such rules are held against.
+    fn measure(&self) -> Measure<'_> {
+        Measure::Nothing
+    }
+    /// Finds the rules that the value and its parts break. What reads a value refuses it better in
+    /// [`decode`](Self::decode); this is for what serde reads by itself.
+    fn check(&self, _violations: &mut Violations) {}
 }
 
 /// Numbers that travel as a varint.
 macro_rules! varint {
-    ($($type:ty, $scalar:ident, $to:expr, $from:expr;)*) => {
+    ($($type:ty, $scalar:ident, $to:expr, $from:expr, $measured:ident $(($number:expr))?;)*) => {
         $(impl Value for $type {
             const WIRE: WireType = WireType::Varint;
 
@@ -91,16 +103,26 @@ macro_rules! varint {
             fn shape(_: &mut Types) -> Shape {
                 Shape::Scalar(Scalar::$scalar)
             }
+
+            const MEASURED: Measured = Measured::$measured;
+
+            fn measure(&self) -> Measure<'_> {
+                Measure::$measured$((($number)(*self)))?
+            }
         })*
     };
 }
 // A negative number is ten bytes long, and what is longer than the type is cut: both as the specification has it.
 varint! {
-    bool, Bool, u64::from, |value| value != 0;
-    i32, Int32, |value| i64::from(value) as u64, |value| value as i32;
-    i64, Int64, |value| value as u64, |value| value as i64;
-    u32, Uint32, u64::from, |value| value as u32;
-    u64, Uint64, |value| value, |value| value;
+    bool, Bool, u64::from, |value| value != 0, Nothing;
+    i32, Int32, |value| i64::from(value) as u64, |value| value as i32, Number(integer);
+    i64, Int64, |value| value as u64, |value| value as i64, Number(integer);
+    u32, Uint32, u64::from, |value| value as u32, Number(integer);
+    u64, Uint64, |value| value, |value| value, Number(integer);
+}
+
+fn integer(value: impl Into<i128>) -> Number {
+    Number::Integer(value.into())
 }
 
 /// Numbers that travel as they are in memory.
@@ -132,6 +154,16 @@ macro_rules! float {
 
             fn shape(_: &mut Types) -> Shape {
                 Shape::Scalar(Scalar::$scalar)
+            }
+
+            const MEASURED: Measured = Measured::Number;
+
+            fn measure(&self) -> Measure<'_> {
+                Measure::Number(Number::Float((*self).into()))
+            }
+
+            fn check(&self, violations: &mut Violations) {
+                violations.hold_finite((*self).into());
             }
         })*
     };
@@ -178,6 +210,12 @@ impl Value for String {
     fn shape(_: &mut Types) -> Shape {
         Shape::Scalar(Scalar::String)
     }
+
+    const MEASURED: Measured = Measured::Text;
+
+    fn measure(&self) -> Measure<'_> {
+        Measure::Text(self)
+    }
 }
 
 impl Value for Vec<u8> {
@@ -206,6 +244,12 @@ impl Value for Vec<u8> {
     fn shape(_: &mut Types) -> Shape {
         Shape::Scalar(Scalar::Bytes)
     }
+
+    const MEASURED: Measured = Measured::Items;
+
+    fn measure(&self) -> Measure<'_> {
+        Measure::Items(self.len())
+    }
 }
 
 impl Value for Bytes {
@@ -233,6 +277,12 @@ impl Value for Bytes {
 
     fn shape(_: &mut Types) -> Shape {
         Shape::Scalar(Scalar::Bytes)
+    }
+
+    const MEASURED: Measured = Measured::Items;
+
+    fn measure(&self) -> Measure<'_> {
+        Measure::Items(self.len())
     }
 }
 
@@ -269,6 +319,16 @@ impl<V: Value> Value for Box<V> {
 
     fn shape(types: &mut Types) -> Shape {
         V::shape(types)
+    }
+
+    const MEASURED: Measured = V::MEASURED;
+
+    fn measure(&self) -> Measure<'_> {
+        V::measure(self)
+    }
+
+    fn check(&self, violations: &mut Violations) {
+        V::check(self, violations);
     }
 }
 

@@ -8,6 +8,7 @@ mod codec;
 mod misuses;
 mod reflection;
 mod routes;
+mod rules;
 mod schema;
 mod streams;
 mod timeouts;

@@ -122,3 +122,68 @@ async fn a_service_without_http_says_that_it_speaks_grpc() {
     assert_eq!(problem["detail"], "the service speaks gRPC only");
     assert_eq!(problem["code"], Code::Unimplemented.as_str());
 }
+
+/// Types that are named by the way to them.
+mod rooms {
+    #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize, kit::Message)]
+    pub(crate) struct Lamp {
+        pub(crate) is_on: bool,
+    }
+
+    pub(crate) mod hall {
+        use kit::{Context, Error};
+
+        #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize, kit::Message)]
+        pub(crate) struct Door {
+            pub(crate) lamps: Vec<super::Lamp>,
+        }
+
+        #[kit::service]
+        pub(crate) trait Hall {
+            #[kit(route(GET, "/doors/{room}"))]
+            async fn open(
+                &self,
+                ctx: Context,
+                room: super::super::rooms::hall::Room,
+            ) -> Result<self::Door, Error>;
+            async fn switch(
+                &self,
+                ctx: Context,
+                lamps: Vec<super::Lamp>,
+            ) -> Result<super::Lamp, Error>;
+        }
+
+        #[kit::service(transport = "http")]
+        pub(crate) trait Attic {
+            async fn switch(&self, ctx: Context, lamp: super::Lamp) -> Result<super::Lamp, Error>;
+        }
+
+        pub(crate) type Room = String;
+    }
+}
+
+#[derive(Debug)]
+struct House;
+
+impl rooms::hall::Hall for House {
+    async fn open(&self, _: Context, _: String) -> Result<rooms::hall::Door, Error> {
+        Ok(rooms::hall::Door { lamps: Vec::new() })
+    }
+
+    async fn switch(&self, _: Context, lamps: Vec<rooms::Lamp>) -> Result<rooms::Lamp, Error> {
+        Ok(lamps[0].clone())
+    }
+}
+
+#[tokio::test]
+async fn a_type_may_be_named_by_the_way_to_it() {
+    use rooms::hall::{Hall, HallClient, HallServer};
+
+    let client = HallClient::grpc(HallServer::new(House));
+    let lamp = rooms::Lamp { is_on: true };
+    let switched = client.switch(Context::new(), vec![lamp.clone()]).await;
+    assert_eq!(switched.unwrap(), lamp);
+    let door = client.open(Context::new(), "kitchen".into()).await;
+    assert!(door.unwrap().lamps.is_empty());
+    assert!(rooms::hall::attic::openapi()["components"]["schemas"]["Lamp"].is_object());
+}

@@ -7,7 +7,7 @@ use kit::{
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::{Page, cut, find, get, made_before, no_bug, remember, sequence};
+use super::{Page, cut, find, get, made_before, no_bug, remember};
 use crate::api::{BugId, Comment, CommentPage, UserId};
 
 /// What somebody wants to say.
@@ -18,9 +18,10 @@ pub(crate) struct NewComment {
     pub(crate) text: String,
 }
 
-type CommentRow = (String, String, String, String, i64);
+/// The place in the list first.
+type CommentRow = (i64, String, String, String, String, i64);
 
-fn comment((id, bug, author, text, created_at): CommentRow) -> Comment {
+fn comment((_, id, bug, author, text, created_at): CommentRow) -> Comment {
     Comment {
         id,
         bug: BugId(bug),
@@ -41,25 +42,28 @@ pub(crate) async fn add_comment(
 ) -> Result<(Comment, bool), Error> {
     let mut transaction = database.write().await?;
     if let Some(id) = made_before(&mut transaction, ctx, "comment", &new).await? {
-        let row: CommentRow =
-            sqlx::query_as("SELECT id, bug, author, text, created_at FROM comments WHERE id = ?")
-                .bind(id)
-                .fetch_one(&mut *transaction)
-                .await?;
+        let row: CommentRow = sqlx::query_as(
+            "SELECT seq, id, bug, author, text, created_at FROM comments WHERE id = ?",
+        )
+        .bind(id)
+        .fetch_one(&mut *transaction)
+        .await?;
         return Ok((comment(row), false));
     }
     find(&mut transaction, &new.bug).await?.ok_or_else(no_bug)?;
     let id = Uuid::now_v7().to_string();
     remember(&mut transaction, ctx, "comment", &new, &id).await?;
-    let row = (id, new.bug.0, new.author.0, new.text, sqlite::now());
-    sqlx::query("INSERT INTO comments (id, bug, author, text, created_at) VALUES (?, ?, ?, ?, ?)")
-        .bind(&row.0)
-        .bind(&row.1)
-        .bind(&row.2)
-        .bind(&row.3)
-        .bind(row.4)
-        .execute(&mut *transaction)
-        .await?;
+    let row: CommentRow = sqlx::query_as(
+        "INSERT INTO comments (id, bug, author, text, created_at) VALUES (?, ?, ?, ?, ?) \
+         RETURNING seq, id, bug, author, text, created_at",
+    )
+    .bind(id)
+    .bind(new.bug.0)
+    .bind(new.author.0)
+    .bind(new.text)
+    .bind(sqlite::now())
+    .fetch_one(&mut *transaction)
+    .await?;
     transaction.commit().await?;
     Ok((comment(row), true))
 }
@@ -68,29 +72,21 @@ pub(crate) async fn add_comment(
 pub(crate) async fn comments(
     database: &Database,
     bug: &BugId,
-    page: Page<'_>,
+    page: Page,
 ) -> Result<CommentPage, Error> {
     get(database, bug).await?;
-    let after = sequence(
-        database,
-        "SELECT seq FROM comments WHERE id = ?",
-        page.after,
-    )
-    .await?;
     let rows: Vec<CommentRow> = sqlx::query_as(
-        "SELECT id, bug, author, text, created_at FROM comments \
+        "SELECT seq, id, bug, author, text, created_at FROM comments \
          WHERE bug = ? AND seq > ? ORDER BY seq LIMIT ?",
     )
     .bind(&bug.0)
-    .bind(after)
+    .bind(page.after)
     .bind(i64::from(page.size) + 1)
     .fetch_all(database.read())
     .await?;
-    let (rows, more) = cut(rows, page.size);
-    let comments: Vec<_> = rows.into_iter().map(comment).collect();
-    let last = comments.last().filter(|_| more);
+    let (rows, next_page_token) = cut(rows, page.size, |row| row.0);
     Ok(CommentPage {
-        next_page_token: last.map(|comment| comment.id.clone()),
-        comments,
+        comments: rows.into_iter().map(comment).collect(),
+        next_page_token,
     })
 }

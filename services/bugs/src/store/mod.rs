@@ -21,7 +21,9 @@ use requests::{made_before, remember};
 /// The tables of this service.
 pub(crate) const SCHEMA: &str = include_str!("bugs.sql");
 
+/// The place in the list first.
 type BugRow = (
+    i64,
     String,
     String,
     String,
@@ -33,7 +35,7 @@ type BugRow = (
 );
 
 fn bug(row: BugRow) -> Result<Bug, Error> {
-    let (id, title, description, reporter, assignee, status, created_at, updated_at) = row;
+    let (_, id, title, description, reporter, assignee, status, created_at, updated_at) = row;
     Ok(Bug {
         id: BugId(id),
         title,
@@ -67,11 +69,11 @@ pub(crate) struct Filter {
 
 /// One page of a list.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Page<'a> {
+pub(crate) struct Page {
     /// How many there are on it at most.
     pub(crate) size: u32,
-    /// The id of the one before the first.
-    pub(crate) after: Option<&'a str>,
+    /// The place behind which it begins.
+    pub(crate) after: i64,
 }
 
 /// Reports a bug and queues the mails that `notify` writes: all or nothing. Says whether it is new, or was made by
@@ -95,7 +97,7 @@ pub(crate) async fn create(
     let row: BugRow = sqlx::query_as(
         "INSERT INTO bugs (id, title, description, reporter, assignee, status, created_at, updated_at) \
          VALUES (?1, ?2, ?3, ?4, ?5, 'open', ?6, ?6) \
-         RETURNING id, title, description, reporter, assignee, status, created_at, updated_at",
+         RETURNING seq, id, title, description, reporter, assignee, status, created_at, updated_at",
     )
     .bind(id)
     .bind(new.title)
@@ -121,7 +123,7 @@ pub(crate) async fn get(database: &Database, id: &BugId) -> Result<Bug, Error> {
 
 async fn find(connection: &mut SqliteConnection, id: &BugId) -> Result<Option<Bug>, Error> {
     let row: Option<BugRow> = sqlx::query_as(
-        "SELECT id, title, description, reporter, assignee, status, created_at, updated_at \
+        "SELECT seq, id, title, description, reporter, assignee, status, created_at, updated_at \
          FROM bugs WHERE id = ?",
     )
     .bind(&id.0)
@@ -138,28 +140,25 @@ fn no_bug() -> Error {
 pub(crate) async fn list(
     database: &Database,
     filter: Filter,
-    page: Page<'_>,
+    page: Page,
 ) -> Result<BugPage, Error> {
-    let after = sequence(database, "SELECT seq FROM bugs WHERE id = ?", page.after).await?;
     let rows: Vec<BugRow> = sqlx::query_as(
-        "SELECT id, title, description, reporter, assignee, status, created_at, updated_at \
+        "SELECT seq, id, title, description, reporter, assignee, status, created_at, updated_at \
          FROM bugs WHERE seq > ?1 AND (?2 IS NULL OR status = ?2) \
          AND (?3 IS NULL OR reporter = ?3) AND (?4 IS NULL OR assignee = ?4) \
          ORDER BY seq LIMIT ?5",
     )
-    .bind(after)
+    .bind(page.after)
     .bind(filter.status.map(Status::as_str))
     .bind(filter.reporter.map(|user| user.0))
     .bind(filter.assignee.map(|user| user.0))
     .bind(i64::from(page.size) + 1)
     .fetch_all(database.read())
     .await?;
-    let (rows, more) = cut(rows, page.size);
-    let bugs = rows.into_iter().map(bug).collect::<Result<Vec<_>, _>>()?;
-    let last = bugs.last().filter(|_| more);
+    let (rows, next_page_token) = cut(rows, page.size, |row| row.0);
     Ok(BugPage {
-        next_page_token: last.map(|bug| bug.id.0.clone()),
-        bugs,
+        bugs: rows.into_iter().map(bug).collect::<Result<_, _>>()?,
+        next_page_token,
     })
 }
 
@@ -214,23 +213,12 @@ pub(crate) async fn set_status(
     Ok((bug, true))
 }
 
-/// The place after which a page begins.
-async fn sequence(
-    database: &Database,
-    select: &'static str,
-    after: Option<&str>,
-) -> Result<i64, Error> {
-    let Some(id) = after else { return Ok(0) };
-    let sequence = sqlx::query_scalar(select)
-        .bind(id)
-        .fetch_optional(database.read())
-        .await?;
-    sequence.ok_or_else(|| Error::invalid("page_token", "must be one that a list gave"))
-}
-
-/// Takes away the one row more than asked for that tells whether there is a next page.
-fn cut<R>(mut rows: Vec<R>, size: u32) -> (Vec<R>, bool) {
+/// Takes away the one row more than asked for that tells whether there is a next page; then it begins behind the
+/// `place` of the last one.
+fn cut<R>(mut rows: Vec<R>, size: u32, place: impl Fn(&R) -> i64) -> (Vec<R>, Option<String>) {
     let more = rows.len() > size as usize;
     rows.truncate(size as usize);
-    (rows, more)
+    let last = rows.last().filter(|_| more);
+    let next = last.map(|row| place(row).to_string());
+    (rows, next)
 }

@@ -24,7 +24,8 @@ pub(super) async fn made_before(
         Some((before, made)) if before == text(method, request)? => Ok(Some(made)),
         Some(_) => {
             let rule = "was used for another request before";
-            Err(Error::invalid("idempotency-key", rule))
+            let error = Error::already_exists(format!("idempotency-key {rule}"));
+            Err(error.with_violation("idempotency-key", rule))
         }
     }
 }

@@ -8,7 +8,6 @@ use kit::{Code, Context, Error, outbox::Wake, sqlite::Database};
 use crate::{
     api::{Bug, BugId, BugPage, Bugs, Comment, CommentPage, Status, User, UserId, Users},
     outbox::Mail,
-    rules,
     store::{self, Filter, NewBug, NewComment, Page},
 };
 
@@ -37,8 +36,6 @@ impl<U: Users> Bugs for Tracker<U> {
         reporter: UserId,
         assignee: Option<UserId>,
     ) -> Result<Bug, Error> {
-        rules::check_title(&title)?;
-        rules::check_description(&description)?;
         let (reporting, assigned) =
             tokio::try_join!(self.user(&ctx, "reporter", &reporter), async {
                 match &assignee {
@@ -89,7 +86,7 @@ impl<U: Users> Bugs for Tracker<U> {
             reporter,
             assignee,
         };
-        let page = page(page_size, page_token.as_deref());
+        let page = page(page_size, page_token);
         store::list(&self.database, filter, page).await
     }
 
@@ -130,7 +127,6 @@ impl<U: Users> Bugs for Tracker<U> {
         author: UserId,
         text: String,
     ) -> Result<Comment, Error> {
-        rules::check_comment(&text)?;
         self.user(&ctx, "author", &author).await?;
         let new = NewComment { bug, author, text };
         let (comment, is_new) = store::add_comment(&self.database, &ctx, new).await?;
@@ -151,7 +147,7 @@ impl<U: Users> Bugs for Tracker<U> {
         page_size: Option<u32>,
         page_token: Option<String>,
     ) -> Result<CommentPage, Error> {
-        let page = page(page_size, page_token.as_deref());
+        let page = page(page_size, page_token);
         store::comments(&self.database, &bug, page).await
     }
 }
@@ -164,7 +160,10 @@ impl<U: Users> Tracker<U> {
             Err(error) => error,
         };
         Err(match error.code() {
-            Code::NotFound | Code::InvalidArgument => Error::invalid(field, "must be a known user"),
+            Code::NotFound | Code::InvalidArgument => {
+                let rule = "must be a known user";
+                Error::not_found(format!("{field} {rule}")).with_violation(field, rule)
+            }
             // The caller's own time is up.
             Code::DeadlineExceeded
                 if ctx
@@ -185,14 +184,14 @@ impl<U: Users> Tracker<U> {
     }
 }
 
-fn page(size: Option<u32>, token: Option<&str>) -> Page<'_> {
+fn page(size: Option<u32>, token: Option<String>) -> Page {
     Page {
         size: match size {
             None | Some(0) => PAGE,
             Some(size) => size.min(LARGEST_PAGE),
         },
-        // Protobuf may say an empty token and mean none.
-        after: token.filter(|token| !token.is_empty()),
+        // Protobuf may say an empty token and mean none; that others are numbers is a rule.
+        after: token.and_then(|token| token.parse().ok()).unwrap_or(0),
     }
 }
 

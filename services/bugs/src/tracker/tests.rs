@@ -148,7 +148,7 @@ async fn a_person_whom_users_does_not_know_is_refused_by_the_name_of_the_field()
     ];
     for (field, result) in refused {
         let error = result.unwrap_err();
-        assert_eq!(error.code(), Code::InvalidArgument);
+        assert_eq!(error.code(), Code::NotFound);
         assert_eq!(error.violations()[0].field, field);
     }
     assert_eq!(tracker.mails().await.len(), before);
@@ -277,8 +277,6 @@ async fn a_list_has_what_the_filter_asks_for_page_by_page() {
             .bugs
             .is_empty()
     );
-    let error = list(None, Some("x".into())).await.unwrap_err();
-    assert_eq!(error.violations()[0].field, "page_token");
 }
 
 #[tokio::test]

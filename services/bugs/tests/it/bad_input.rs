@@ -22,12 +22,9 @@ async fn a_bug_that_is_wrong_is_told_by_field_and_rule() {
         ("[".to_owned(), ""),
         ("{}".to_owned(), "title"),
         (report("", &ada, ""), "title"),
+        (report("  ", &ada, ""), "title"),
         (report("a\\nb", &ada, ""), "title"),
-        (report("Crash", "nobody", ""), "reporter"),
-        (
-            report("Crash", &ada, r#", "assignee": "nobody""#),
-            "assignee",
-        ),
+        (report(&"a".repeat(201), &ada, ""), "title"),
         (report("Crash", &ada, r#", "assignee": 7"#), "assignee"),
         (report("Crash", &ada, r#", "severity": "high""#), "severity"),
     ] {
@@ -46,10 +43,27 @@ async fn a_bug_that_is_wrong_is_told_by_field_and_rule() {
             r#"{"bug": "x", "author": "y", "text": ""}"#,
             "text",
         ),
+        (
+            "/comment",
+            r#"{"bug": "x", "author": "y", "text": " \n"}"#,
+            "text",
+        ),
     ] {
         let answer = tracker.bugs.post(path, body).await;
         assert_eq!(answer.status, 400, "{body} {answer:?}");
         assert_eq!(violation(&answer).0, field, "{body} {answer:?}");
+    }
+    for (body, field) in [
+        (report("Crash", "nobody", ""), "reporter"),
+        (
+            report("Crash", &ada, r#", "assignee": "nobody""#),
+            "assignee",
+        ),
+    ] {
+        let answer = tracker.bugs.post("/create", &body).await;
+        assert_eq!(answer.status, 404, "{body} {answer:?}");
+        let expected = (field.to_owned(), "must be a known user".to_owned());
+        assert_eq!(violation(&answer), expected);
     }
     let large = report(&"a".repeat(2 << 20), &ada, "");
     for (path, body, status) in [

@@ -106,7 +106,7 @@ async fn without_users_a_bug_is_unavailable_and_comes_back_with_them() {
 
     let bugs = start_bugs(folder.path(), users.address(), notificator.address());
     let error = report(&bugs, "ada").await.unwrap_err();
-    assert_eq!(error.code(), Code::InvalidArgument);
+    assert_eq!(error.code(), Code::NotFound);
     assert_eq!(error.violations()[0].field, "reporter");
 }
 

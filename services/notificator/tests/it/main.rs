@@ -60,7 +60,7 @@ async fn the_same_key_sends_one_mail_whichever_replica_is_asked_on_whichever_wir
     assert_eq!(second.unwrap().id, id);
     let other_mail = to_one.send_email(ctx(), "test".into(), "Hello again".into(), "".into());
     let error = other_mail.await.unwrap_err();
-    assert_eq!(error.code(), Code::InvalidArgument);
+    assert_eq!(error.code(), Code::AlreadyExists);
     assert_eq!(error.violations()[0].field, "idempotency-key");
     settled(&other, &id).await;
     assert_eq!(files(folder.path()).len(), 1);

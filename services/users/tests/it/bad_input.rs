@@ -24,6 +24,10 @@ async fn a_body_that_is_wrong_is_told_by_field_and_rule() {
         (r#"{"email": "test", "name": "Ada"}"#, "name"),
         (r#"{"email": ""}"#, "email"),
         (r#"{"email": "a b"}"#, "email"),
+        (r#"{"email": " a"}"#, "email"),
+        (r#"{"email": "a\u00a0b"}"#, "email"),
+        (r#"{"email": "\u007f"}"#, "email"),
+        (r#"{"email": "a\u0085"}"#, "email"),
         (r#"{"email": "a\u0000b"}"#, "email"),
         (r#"{"email": "a\r\nBcc: b"}"#, "email"),
         (&format!(r#"{{"email": "{long}"}}"#), "email"),
@@ -45,8 +49,16 @@ async fn a_body_that_is_wrong_is_told_by_field_and_rule() {
             (400, "page_size")
         );
     }
+    let answer = users.post("/list", r#"{"page_token": "x"}"#).await;
+    assert_eq!(violation(&answer).0, "page_token");
     let listed = users.post("/list", "{}").await;
     assert_eq!(listed.body, r#"{"users":[],"next_page_token":null}"#);
+    let long = "a".repeat(254);
+    for email in ["test", "ada@example.com", "jürgen@bücher.example", &long] {
+        let body = format!(r#"{{"email": "{email}"}}"#);
+        let answer = users.post("/create", &body).await;
+        assert_eq!(answer.status, 200, "{email} {answer:?}");
+    }
 }
 
 #[tokio::test]

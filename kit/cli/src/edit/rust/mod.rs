@@ -190,10 +190,7 @@ impl Source {
     }
 
     fn method(&self, signature: &Signature) -> Method {
-        let typed = signature.inputs.iter().filter_map(|input| match input {
-            FnArg::Typed(typed) => Some(typed),
-            FnArg::Receiver(_) => None,
-        });
+        let typed = signature.inputs.iter().filter_map(typed);
         let mut mentions = Mentions::default();
         let (mut arguments, mut types) = (Vec::new(), Vec::new());
         for typed in typed {
@@ -211,7 +208,7 @@ impl Source {
         }
         Method {
             name: signature.ident.to_string(),
-            signature: self.slice(signature).to_owned(),
+            signature: self.signature(signature),
             arguments,
             types,
             output,
@@ -221,9 +218,17 @@ impl Source {
         }
     }
 
-    /// The text of a part.
-    pub(crate) fn slice(&self, part: &impl Spanned) -> &str {
-        &self.text[part.span().byte_range()]
+    /// The text of a signature, without what the trait says before its arguments.
+    fn signature(&self, signature: &Signature) -> String {
+        let whole = signature.span().byte_range();
+        let (mut text, mut end) = (String::new(), whole.start);
+        for typed in signature.inputs.iter().filter_map(typed) {
+            if let Some(first) = typed.attrs.first() {
+                text.push_str(&self.text[end..first.span().byte_range().start]);
+                end = typed.pat.span().byte_range().start;
+            }
+        }
+        text + &self.text[end..whole.end]
     }
 }
 
@@ -376,6 +381,14 @@ fn comparable(ty: &Type) -> String {
         }
     }
     words.concat()
+}
+
+/// An argument that is not `self`.
+fn typed(input: &FnArg) -> Option<&syn::PatType> {
+    match input {
+        FnArg::Typed(typed) => Some(typed),
+        FnArg::Receiver(_) => None,
+    }
 }
 
 /// The first words of the paths of types.
