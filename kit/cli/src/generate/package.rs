@@ -107,6 +107,7 @@ impl<'a> Crate<'a> {
             &[
                 ("name", name.as_str()),
                 ("module", &name.snake()),
+                ("MODULE", &name.snake().to_ascii_uppercase()),
                 ("Trait", &name.camel()),
                 ("described", &name.module()),
                 ("wire", self.transport().wires()[0]),
@@ -171,6 +172,26 @@ impl<'a> Crate<'a> {
             }
         }
         uses
+    }
+}
+
+/// What is put into the sources of a crate, gathered: whatever is read of one, such as the trait and its implementation,
+/// may stand in one file, whose places are those of its text before.
+#[derive(Default)]
+pub(super) struct Additions(BTreeMap<PathBuf, Insertions>);
+
+impl Additions {
+    pub(super) fn add(&mut self, source: &Source, insertions: Insertions) {
+        let all = self.0.entry(source.path.clone()).or_default();
+        all.append(insertions);
+    }
+
+    /// Puts them all into their files.
+    pub(super) fn save(mut self, changes: &mut Changes, sources: &[Source]) -> Result<()> {
+        sources.iter().try_for_each(|source| {
+            let insertions = self.0.remove(&source.path).unwrap_or_default();
+            save(changes, source, insertions)
+        })
     }
 }
 

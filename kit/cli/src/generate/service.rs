@@ -1,13 +1,13 @@
 //! `kit generate service NAME`: from a trait to a service that runs.
 
-use std::{ffi::OsStr, fs, process::ExitCode};
+use std::{collections::BTreeSet, ffi::OsStr, fs, process::ExitCode};
 
 use anyhow::{Context, Result};
 use clap::Args;
 
 use super::{
     middleware::{self, Around},
-    package::{Crate, KIT, Transport, marked_place, save},
+    package::{Additions, Crate, KIT, Transport, marked_place},
 };
 use crate::{
     edit::{
@@ -53,16 +53,21 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
 fn add(changes: &mut Changes, service: &Service, options: &Options) -> Result<()> {
     let mut package = Crate::read(changes, service)?;
     package.wanted = options.transport;
-    package.imports(changes)?;
-    let mut modules: Vec<_> = package.implementation(changes)?.into_iter().collect();
+    let mut additions = Additions::default();
+    let imported = package.imports(&mut additions);
+    let mut modules: Vec<_> = package
+        .implementation(changes, &imported, &mut additions)?
+        .into_iter()
+        .collect();
     modules.extend(package.app(changes)?);
     let defaults = match options.dmw {
         true => package.defaults(changes)?,
         false => Vec::new(),
     };
-    package.lib(changes, &modules, &defaults)?;
+    package.lib(changes, &modules, &defaults, &mut additions);
     package.main(changes)?;
     package.test(changes)?;
+    additions.save(changes, &package.sources)?;
     // Last, for all else adds to lines as they stand.
     match options.transport {
         Some(transport) => package.offer_over(changes, transport),
@@ -94,7 +99,7 @@ impl Crate<'_> {
     }
 
     /// Words of the toolkit, where the trait says them and nothing tells what they are.
-    fn imports(&self, changes: &mut Changes) -> Result<()> {
+    fn imports(&self, additions: &mut Additions) -> Vec<&'static str> {
         let api = self.api();
         let unknown = api.unknown(&self.methods);
         let kit: Vec<_> = KIT
@@ -103,19 +108,31 @@ impl Crate<'_> {
             .filter(|name| unknown.contains(*name))
             .collect();
         let path = match kit.as_slice() {
-            [] => return Ok(()),
+            [] => return kit,
             [one] => format!("kit::{one}"),
             several => format!("kit::{{{}}}", several.join(", ")),
         };
         let mut insertions = Insertions::default();
         api.add_uses([path], &mut insertions);
-        save(changes, api, insertions)
+        additions.add(api, insertions);
+        kit
     }
 
-    /// The methods that the implementation lacks, or a whole one; then its module is returned.
-    fn implementation(&self, changes: &mut Changes) -> Result<Option<String>> {
+    /// The methods that the implementation lacks, or a whole one; then its module is returned. What is `imported`
+    /// already where the trait stands is not imported there once more.
+    fn implementation(
+        &self,
+        changes: &mut Changes,
+        imported: &[&str],
+        additions: &mut Additions,
+    ) -> Result<Option<String>> {
         let name = self.service.name.camel();
         let mut found = false;
+        // What is not in the texts yet.
+        let at_api = imported
+            .iter()
+            .map(|name| (&self.api().path, (*name).to_owned()));
+        let mut known: BTreeSet<_> = at_api.collect();
         for source in &self.sources {
             for item in source.implementations(&name) {
                 found = true;
@@ -135,9 +152,11 @@ impl Crate<'_> {
                 };
                 let mut insertions = source.add_methods(item, &self.methods, body)?;
                 let uses = self.uses(&missing, !is_around);
-                let unknown = uses.into_iter().filter(|(name, _)| !source.knows(name));
+                let unknown = uses.into_iter().filter(|(name, _)| {
+                    !source.knows(name) && known.insert((&source.path, name.clone()))
+                });
                 source.add_uses(unknown.map(|(_, path)| path), &mut insertions);
-                save(changes, source, insertions)?;
+                additions.add(source, insertions);
             }
         }
         if found {
@@ -178,10 +197,16 @@ impl Crate<'_> {
 
     /// Declares new modules, and adds what makes an instance out of them unless something does; there, the default
     /// middlewares are put in their places.
-    fn lib(&self, changes: &mut Changes, modules: &[String], defaults: &[Around]) -> Result<()> {
+    fn lib(
+        &self,
+        changes: &mut Changes,
+        modules: &[String],
+        defaults: &[Around],
+        additions: &mut Additions,
+    ) {
         let path = self.path("src/lib.rs");
         let Some(lib) = self.sources.iter().find(|source| source.path == path) else {
-            return Ok(());
+            return;
         };
         let mut insertions = Insertions::default();
         let defaulted = defaults.iter().map(|default| default.module);
@@ -213,7 +238,7 @@ impl Crate<'_> {
             );
             lib.add_at_end(&format!("\n{run}"), &mut insertions);
         }
-        save(changes, lib, insertions)
+        additions.add(lib, insertions);
     }
 
     fn main(&self, changes: &mut Changes) -> Result<()> {

@@ -4,8 +4,11 @@
     reason = "a test that cannot go on says where by panicking"
 )]
 
+mod deployment;
 mod growth;
+mod middleware;
 mod newcomer;
 mod terminal;
 mod tutorial;
 mod user;
+mod workspace;

@@ -9,6 +9,10 @@ use std::{
 
 use tempfile::TempDir;
 
+/// A method for a trait.
+pub(crate) const CREATE: &str =
+    "    async fn create(&self, ctx: Context, email: String) -> Result<(), Error>;\n";
+
 /// An empty folder, and what is typed there.
 pub(crate) struct User {
     folder: TempDir,
@@ -74,21 +78,23 @@ impl User {
 
     /// Types `cargo ...`.
     pub(crate) fn cargo(&self, arguments: &[&str]) -> Ran {
+        self.cargo_with(&[], arguments)
+    }
+
+    /// Types `NAME=VALUE ... cargo ...`.
+    pub(crate) fn cargo_with(&self, environment: &[(&str, &str)], arguments: &[&str]) -> Ran {
         self.run(
             Command::new(env!("CARGO"))
                 .args(arguments)
-                .env_remove("RUSTFLAGS"),
+                .env_remove("RUSTFLAGS")
+                .envs(environment.iter().copied()),
         )
     }
 
     /// Types `cargo ...` where cargo keeps what it downloads in `home`.
     pub(crate) fn cargo_at(&self, home: &Path, arguments: &[&str]) -> Ran {
-        self.run(
-            Command::new(env!("CARGO"))
-                .args(arguments)
-                .env_remove("RUSTFLAGS")
-                .env("CARGO_HOME", home),
-        )
+        let home = home.to_str().expect("a path of a test is a text");
+        self.cargo_with(&[("CARGO_HOME", home)], arguments)
     }
 
     fn run(&self, command: &mut Command) -> Ran {

@@ -20,6 +20,13 @@ impl Insertions {
         self.0.entry(at).or_default().push(text);
     }
 
+    /// Adds what another has, behind what is at the same places.
+    pub(crate) fn append(&mut self, other: Self) {
+        for (at, texts) in other.0 {
+            self.0.entry(at).or_default().extend(texts);
+        }
+    }
+
     /// Whether there is nothing to insert.
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
