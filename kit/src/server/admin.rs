@@ -1,4 +1,4 @@
-//! The admin port: whether the process lives, whether it wants requests, and what it has counted.
+//! The admin port: whether the process lives, whether it wants requests, what it has counted, and what it offers.
 
 use std::{
     convert::Infallible,
@@ -10,15 +10,24 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use metrics::gauge;
 use tokio::{
     sync::watch,
     time::{Instant, timeout},
 };
+use tower::ServiceExt;
 use tower_service::Service;
 
-use crate::{Body, BoxError, error::Chain, metrics::MetricsHandle};
+use crate::{
+    Body, BoxError,
+    error::Chain,
+    metrics::MetricsHandle,
+    service::{
+        grpc,
+        server::{Described, Description},
+    },
+};
 
 /// How long one check may take. Whoever asks does not wait for ever, and asks again.
 const CHECK: Duration = Duration::from_secs(1);
@@ -62,16 +71,62 @@ struct State {
     draining: watch::Sender<bool>,
     /// When the checks were asked last, and what came of it.
     last: Mutex<Option<(Instant, bool)>>,
+    /// Asks the service what it is.
+    ask: Box<Ask>,
+    described: Described,
+    /// Whether others may know.
+    describes: bool,
 }
 
+type Ask = dyn Fn(Request<Body>) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync;
+
 impl Admin {
-    pub(super) fn new(metrics: MetricsHandle, checks: Vec<Check>) -> Self {
+    /// Tells of `app`, and what it is made of only if it `describes` that.
+    pub(super) fn new<S>(
+        metrics: MetricsHandle,
+        checks: Vec<Check>,
+        app: S,
+        describes: bool,
+    ) -> Self
+    where
+        S: Service<Request<Body>, Future: Send> + Clone + Send + 'static,
+    {
+        let app = Mutex::new(app);
+        let ask = move |request| -> Pin<Box<dyn Future<Output = ()> + Send>> {
+            let app = app.lock().expect("no panic while locked").clone();
+            // What it answers is of no use: a service leaves what it is in the request, and anything else nothing.
+            Box::pin(async move { drop(app.oneshot(request).await) })
+        };
         Self(Arc::new(State {
             metrics,
             checks,
             draining: watch::Sender::new(false),
             last: Mutex::new(None),
+            ask: Box::new(ask),
+            described: Described::default(),
+            describes,
         }))
+    }
+
+    /// Whether others may know what the service is made of.
+    pub(super) fn describes(&self) -> bool {
+        self.0.describes
+    }
+
+    /// What the service says of itself. It is asked until it has said so once.
+    pub(super) async fn description(&self) -> Option<&Description> {
+        let Described(described) = &self.0.described;
+        if described.get().is_none() {
+            let mut request = Request::new(Body::empty());
+            *request.method_mut() = Method::POST;
+            // What no service has as a method.
+            *request.uri_mut() = Uri::from_static("/grpc.health.v1.Health/Check");
+            let grpc = HeaderValue::from_static(grpc::CONTENT_TYPE);
+            request.headers_mut().insert(header::CONTENT_TYPE, grpc);
+            request.extensions_mut().insert(self.0.described.clone());
+            (self.0.ask)(request).await;
+        }
+        described.get()
     }
 
     /// From now on it is not ready.
@@ -122,7 +177,25 @@ impl Admin {
                 );
                 response
             }
-            _ => text(StatusCode::NOT_FOUND, "/livez, /readyz or /metrics\n"),
+            "/openapi.json" if self.describes() => {
+                let described = self.description().await;
+                match described.and_then(|described| described.openapi.clone()) {
+                    Some(openapi) => {
+                        let mut response = Response::new(Body::full(openapi));
+                        let json = HeaderValue::from_static("application/json");
+                        response.headers_mut().insert(header::CONTENT_TYPE, json);
+                        response
+                    }
+                    None => text(
+                        StatusCode::NOT_FOUND,
+                        "the service has no OpenAPI document\n",
+                    ),
+                }
+            }
+            _ => text(
+                StatusCode::NOT_FOUND,
+                "/livez, /readyz, /metrics or /openapi.json\n",
+            ),
         }
     }
 

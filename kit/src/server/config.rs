@@ -21,13 +21,16 @@ pub struct ServerConfig {
     /// Where it listens. Default 127.0.0.1:8800; a service sets its own port, see
     /// [`ServerConfig::on_port`]. Port 0 lets the system choose.
     pub listen: SocketAddr,
-    /// Where `/livez`, `/readyz` and `/metrics` are. Default: the same address, the port plus 1000.
+    /// Where `/livez`, `/readyz`, `/metrics` and `/openapi.json` are. Default: the same address, the port plus 1000.
     pub admin: Option<SocketAddr>,
     /// Host, and port where it is another one, at which others reach it, for the registry. Default: where it
     /// listens, or, if that is every address, the one from which it reaches the registry; with an agent on this machine's
     /// loopback interface the one that the agent has for others.
     #[serde(deserialize_with = "authority")]
     pub advertise: Option<Authority>,
+    /// Whether others may ask what the service is made of: by gRPC's reflection, and by its OpenAPI document on the
+    /// admin port. Default true.
+    pub describe: bool,
     /// What else the registry is told, where one is configured.
     pub registration: RegistrationConfig,
     /// Connections that may be open at once; more wait in the kernel's queue. Default 10,000.
@@ -89,6 +92,7 @@ impl Default for ServerConfig {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8800)),
             admin: None,
             advertise: None,
+            describe: true,
             registration: RegistrationConfig::default(),
             max_connections: NonZeroUsize::new(10_000).expect("not zero"),
             header_read_timeout: Duration::from_secs(10),

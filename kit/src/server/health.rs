@@ -5,9 +5,8 @@
 
 use std::{
     convert::Infallible,
-    mem,
+    future::ready,
     pin::{Pin, pin},
-    sync::{Arc, OnceLock},
     task::{self, Poll},
     time::Duration,
 };
@@ -25,7 +24,7 @@ use super::admin::Admin;
 use crate::{
     Body, BoxError, Error,
     error::Code,
-    service::{Unread, collect, grpc, message::Alone, server::Names},
+    service::{Unread, collect, grpc, message::Alone, server::is_reflection},
     wire::Wire,
 };
 
@@ -50,22 +49,17 @@ const SERVING: u32 = 1;
 const NOT_SERVING: u32 = 2;
 const SERVICE_UNKNOWN: u32 = 3;
 
-/// Answers questions after the health of `inner`, and lets everything else pass.
+/// Answers questions after the health of `inner`, and lets everything else pass, but reflection where that is not
+/// wanted.
 #[derive(Clone)]
 pub(super) struct Health<S> {
     inner: S,
     admin: Admin,
-    /// The services of `inner`, once somebody has asked for one of them.
-    names: Arc<OnceLock<Vec<String>>>,
 }
 
 impl<S> Health<S> {
     pub(super) fn new(inner: S, admin: Admin) -> Self {
-        Self {
-            inner,
-            admin,
-            names: Arc::default(),
-        }
+        Self { inner, admin }
     }
 }
 
@@ -89,7 +83,13 @@ where
         let watched = match request.uri().path() {
             CHECK => false,
             WATCH => true,
-            _ => {
+            path => {
+                let is_closed = !self.admin.describes() && is_reflection(path);
+                if is_closed && Wire::of(request.headers()) == Wire::Grpc {
+                    let closed = Error::new(Code::Unimplemented, "there is no such method");
+                    let answer = Box::pin(ready(Ok(Wire::Grpc.error(closed))));
+                    return HealthFuture::Asked { answer };
+                }
                 let inner = self.inner.call(request);
                 return HealthFuture::Called { inner };
             }
@@ -98,12 +98,10 @@ where
             let inner = self.inner.call(request);
             return HealthFuture::Called { inner };
         }
-        let unready = self.inner.clone();
-        let ready = mem::replace(&mut self.inner, unready);
-        let (admin, names) = (self.admin.clone(), Arc::clone(&self.names));
+        let admin = self.admin.clone();
         HealthFuture::Asked {
             answer: Box::pin(async move {
-                Ok(match is_known(request, ready, &names).await {
+                Ok(match is_known(request, &admin).await {
                     Ok(is_known) if watched => watch(admin, is_known),
                     Ok(true) => check(&admin).await,
                     Ok(false) => Wire::Grpc.error(Error::not_found("there is no such service")),
@@ -114,33 +112,23 @@ where
     }
 }
 
-/// Whether the service that is asked for is known. The services themselves know what they are called, and are asked
-/// once.
-async fn is_known<S: Service<Request<Body>>>(
-    request: Request<Body>,
-    mut services: S,
-    names: &Arc<OnceLock<Vec<String>>>,
-) -> Result<bool, Error> {
-    let (parts, body) = request.into_parts();
-    let body = collect(body, QUESTION_LIMIT)
-        .await
-        .map_err(|unread| match unread {
-            Unread::TooLong { limit } => Error::too_large(limit),
-            Unread::Broken(error) => {
-                Error::new(Code::Cancelled, "the body broke off").with_source(error)
-            }
-        })?;
+/// Whether the service that is asked for is known.
+async fn is_known(request: Request<Body>, admin: &Admin) -> Result<bool, Error> {
+    let body =
+        collect(request.into_body(), QUESTION_LIMIT)
+            .await
+            .map_err(|unread| match unread {
+                Unread::TooLong { limit } => Error::too_large(limit),
+                Unread::Broken(error) => {
+                    Error::new(Code::Cancelled, "the body broke off").with_source(error)
+                }
+            })?;
     let Question { service } = grpc::unframe(Alone::MESSAGE, &body.to_bytes())?;
     if service.is_empty() {
         return Ok(true);
     }
-    if names.get().is_none() {
-        let mut ask = Request::from_parts(parts, Body::empty());
-        ask.extensions_mut().insert(Names(Arc::clone(names)));
-        // What it answers is of no use: a service leaves its name, and anything else nothing.
-        let _ = services.call(ask).await;
-    }
-    Ok(names.get().is_some_and(|names| names.contains(&service)))
+    let described = admin.description().await;
+    Ok(described.is_some_and(|described| described.names.contains(&service)))
 }
 
 fn status(is_ready: bool) -> u32 {

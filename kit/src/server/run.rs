@@ -62,7 +62,8 @@ pub enum ServeError {
 /// Over gRPC the service's port answers `grpc.health.v1.Health` too, with what `/readyz` says: for the whole server and
 /// for the service by its full name, such as `users.Users`. What limits requests does not stand before that.
 ///
-/// The admin port answers until the end. Dropping the future stops everything at once.
+/// The admin port answers until the end: `/livez`, `/readyz`, `/metrics`, and what a generated service offers as JSON,
+/// `/openapi.json`. Dropping the future stops everything at once.
 pub async fn run<S, B>(
     listeners: Listeners,
     app: S,
@@ -85,7 +86,7 @@ where
     } = options;
     let metrics = metrics::install();
     metrics.set_build_info(&service, version);
-    let admin = Admin::new(metrics.clone(), readiness);
+    let admin = Admin::new(metrics.clone(), readiness, app.clone(), config.describe);
     let app = Health::new(app, admin.clone());
     let mut admin_connections = Connections::new(Bounds::admin(), Gauge::noop());
     let (address, admin_address) = (listeners.address(), listeners.admin_address());

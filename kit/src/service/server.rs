@@ -144,28 +144,53 @@ pub fn route<B>(methods: &'static [Method], request: &Request<B>) -> Result<usiz
     })
 }
 
-/// Answers what asks for no method of the service: tells what the service is made of, where that is asked for by
+/// Answers what asks for none of the service's `methods`: tells what the service is made of, where that is asked for by
 /// reflection over gRPC, and refuses everything else.
 pub fn other<B: RequestBody>(
+    methods: &'static [Method],
     describe: fn() -> Service,
     request: Request<B>,
     refusal: Refusal,
 ) -> Response<Body> {
     let wire = Wire::of(request.headers());
-    if let Some(Names(names)) = request.extensions().get() {
-        let name = describe().full_name();
-        // Nobody else answers.
-        let _ = names.set(vec![name]);
+    // A service that has no methods yet has them over either.
+    let is_on =
+        |wire| methods.is_empty() || methods.iter().any(|method| method.transport.has(wire));
+    if let Some(Described(described)) = request.extensions().get() {
+        described.get_or_init(|| {
+            let service = describe();
+            let openapi = is_on(Wire::Json).then(|| service.openapi().to_string().into());
+            Description {
+                names: vec![service.full_name()],
+                openapi,
+            }
+        });
     }
     match Reflection::at(request.uri().path()) {
-        Some(reflection) if wire == Wire::Grpc => reflection.answer(describe, request.into_body()),
+        Some(reflection) if wire == Wire::Grpc && is_on(Wire::Grpc) => {
+            reflection.answer(describe, request.into_body())
+        }
         _ => refusal.into_response(wire),
     }
 }
 
-/// In the extensions of a request that asks a server for the names of its services.
+/// Whether `path` is where gRPC asks what a service is made of.
+pub(crate) fn is_reflection(path: &str) -> bool {
+    Reflection::at(path).is_some()
+}
+
+/// What a server says of the service that it serves.
+#[derive(Debug)]
+pub(crate) struct Description {
+    /// What gRPC calls it.
+    pub(crate) names: Vec<String>,
+    /// Its OpenAPI document, where it answers JSON.
+    pub(crate) openapi: Option<Bytes>,
+}
+
+/// In the extensions of a request that asks for it.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Names(pub(crate) Arc<OnceLock<Vec<String>>>);
+pub(crate) struct Described(pub(crate) Arc<OnceLock<Description>>);
 
 /// Answers one call: reads the arguments, calls `handler`, and writes what it returns, on the wire on which the
 /// request came.

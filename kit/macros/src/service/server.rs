@@ -67,11 +67,6 @@ pub(super) fn server(item: &ItemTrait, methods: &[Method], transport: Transport)
         };
         quote!(::core::result::Result::Ok(#at) => #answered,)
     });
-    let wire = quote!(::kit::wire::Wire::of(#incoming.headers()));
-    let otherwise = match transport.has_grpc() {
-        true => quote!(::kit::service::server::other(#module::describe, #incoming, refusal)),
-        false => quote!(refusal.into_response(#wire)),
-    };
     let unused = unused();
     quote! {
         #[doc = #about]
@@ -125,7 +120,12 @@ pub(super) fn server(item: &ItemTrait, methods: &[Method], transport: Transport)
                                 ::core::unreachable!("a route is one of the methods")
                             }
                             ::core::result::Result::Err(refusal) => {
-                                #otherwise
+                                ::kit::service::server::other(
+                                    #module::METHODS,
+                                    #module::describe,
+                                    #incoming,
+                                    refusal,
+                                )
                             }
                         },
                     )

@@ -163,17 +163,22 @@ async fn what_is_no_question_is_refused() {
 /// A library that runs, and that says whether it is well.
 struct Running {
     stack: kit::client::Client,
+    admin: kit::client::Client,
     well: Arc<AtomicBool>,
     shutdown: oneshot::Sender<()>,
 }
 
 fn start() -> Running {
-    let mut config = ServerConfig::on_port(0);
+    start_with(ServerConfig::on_port(0))
+}
+
+fn start_with(mut config: ServerConfig) -> Running {
     config.drain.watchers = Duration::from_millis(300);
     config.drain.in_flight = Duration::from_secs(20);
     let name = || "library".parse().unwrap();
     let listeners = Listeners::bind(&config).unwrap();
     let address = listeners.address().to_string().parse().unwrap();
+    let admin = listeners.admin_address().to_string().parse().unwrap();
     let app = Inbound::from_config(&config, &name()).layer(LibraryServer::new(Shelf::default()));
     let well = Arc::new(AtomicBool::new(true));
     let probe = Arc::clone(&well);
@@ -191,15 +196,14 @@ fn start() -> Running {
     tokio::spawn(run(listeners, app, options, async move {
         let _ = stopped.await;
     }));
-    let fixed = kit::discovery::Fixed::new([(name(), vec![address])]);
-    let stack = kit::client::Client::new(
-        &fixed,
-        name(),
-        kit::client::ClientConfig::default(),
-        kit::event::nobody(),
-    );
+    let client = |address| {
+        let fixed = kit::discovery::Fixed::new([(name(), vec![address])]);
+        let config = kit::client::ClientConfig::default();
+        kit::client::Client::new(&fixed, name(), config, kit::event::nobody())
+    };
     Running {
-        stack,
+        stack: client(address),
+        admin: client(admin),
         well,
         shutdown,
     }
@@ -267,5 +271,50 @@ async fn who_watches_is_told_of_each_change_and_of_the_end() {
     // It does not hold the drain.
     for body in [&mut known, &mut unknown] {
         assert_eq!(next(body).await.unwrap_err()["grpc-status"], "14");
+    }
+}
+
+async fn document(running: &Running) -> Response<bytes::Bytes> {
+    let request = Request::get("/openapi.json").body(Body::empty()).unwrap();
+    let response = running.admin.clone().oneshot(request).await.unwrap();
+    let (parts, body) = response.into_parts();
+    Response::from_parts(parts, body.collect().await.unwrap().to_bytes())
+}
+
+#[tokio::test]
+async fn a_server_tells_the_operator_what_it_offers_as_json() {
+    let running = start();
+    for _ in 0..2 {
+        let response = document(&running).await;
+        assert_eq!(response.status(), 200);
+        assert_eq!(response.headers()[header::CONTENT_TYPE], "application/json");
+        let told: serde_json::Value = serde_json::from_slice(response.body()).unwrap();
+        assert_eq!(told, super::library::openapi());
+    }
+}
+
+#[tokio::test]
+async fn what_a_server_is_made_of_can_be_kept_from_others() {
+    for describe in [true, false] {
+        let running = start_with(ServerConfig {
+            describe,
+            ..ServerConfig::on_port(0)
+        });
+        for path in [V1, V1_ALPHA] {
+            let body = Body::full(question(7, ""));
+            let response = running.stack.clone().oneshot(request(path, body)).await;
+            let refused = response.unwrap().headers().get("grpc-status").cloned();
+            let expected = (!describe).then_some("12");
+            assert_eq!(
+                refused.as_ref().map(|code| code.to_str().unwrap()),
+                expected
+            );
+        }
+        let told = if describe { 200 } else { 404 };
+        assert_eq!(document(&running).await.status(), told);
+        // Whether it is well is told all the same.
+        let response = asked(&running.stack, "Check", "acme.library.Library").await;
+        let collected = response.into_body().collect().await.unwrap();
+        assert_eq!(status(&collected.to_bytes()), 1);
     }
 }
