@@ -19,6 +19,7 @@ use crate::{
 const DEPENDENCIES: &[(&str, &str)] = &[
     ("anyhow", r#""1""#),
     ("clap", r#""4""#),
+    ("http", r#""1""#),
     ("kit", ""),
     ("serde", r#"{ version = "1", features = ["derive"] }"#),
     ("serde_json", r#""1""#),
@@ -26,6 +27,7 @@ const DEPENDENCIES: &[(&str, &str)] = &[
         "tokio",
         r#"{ version = "1", features = ["macros", "rt-multi-thread"] }"#,
     ),
+    ("tower", r#"{ version = "0.5", features = ["util"] }"#),
 ];
 
 const LIB: &str = include_str!("../../templates/client/lib.rs");

@@ -6,23 +6,24 @@ use std::{future::poll_fn, pin::pin};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use clap::{Arg, ArgMatches, Command};
+use http::{HeaderValue, Request, header::AUTHORIZATION};
 use kit::{
-    Context, Stream,
-    client::Client,
+    Body, Context, Stream,
     config::ServiceConfig,
     discovery::{ConsulConfig, DiscoveryConfig, Source},
     metrics::observer,
-    service::schema::{FieldShape, Kind, MethodShape, Scalar, Service, Shape},
+    service::{client::Stack, schema::{FieldShape, Kind, MethodShape, Scalar, Service, Shape}},
 };
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
+use tower::ServiceExt;
 use __module___client::api::{__Trait__, __Trait__Client, __described__::describe};
 
 /// Where instances are when nobody says anything: neither a flag, nor `KIT_DISCOVERY__CONSUL__ADDRESS` and the like.
 const DEFAULTS: &[(&str, &str)] = &[("discovery.fixed.__name__", "localhost:__port__")];
 
 /// Calls the method `name`. `kit generate client __name__` adds those that the trait has got since.
-async fn call(client: &__Trait__Client<Client>, name: &str, mut given: Given) -> Result<()> {
+async fn call(client: &__Trait__Client<impl Stack>, name: &str, mut given: Given) -> Result<()> {
     let ctx = Context::new();
     match name {
 __arms__        _ => bail!("this program is older than `{name}`: kit generate client __name__"),
@@ -48,8 +49,30 @@ async fn main() -> Result<()> {
         config.discovery.consul = Some(agent);
     }
     let source = Source::from_config(&config.discovery, observer())?;
-    if matches.get_flag("@grpc") { return call(&__module___client::grpc(&source, config.client)?, name, given).await; }
-    call(&__module___client::__wire__(&source, config.client)?, name, given).await
+    let token = token(&matches)?;
+    let client = __module___client::connect(&source, config.client)?;
+    let client = client.map_request(move |mut request: Request<Body>| {
+        if let Some(token) = &token {
+            request.headers_mut().insert(AUTHORIZATION, token.clone());
+        }
+        request
+    });
+    if matches.get_flag("@grpc") { return call(&__Trait__Client::grpc(client), name, given).await; }
+    call(&__Trait__Client::__wire__(client), name, given).await
+}
+
+/// Says who calls. A secret is no argument: those are seen by everybody on the machine.
+fn token(matches: &ArgMatches) -> Result<Option<HeaderValue>> {
+    let text = match (matches.get_one::<String>("@token-file"), std::env::var("__MODULE___TOKEN")) {
+        (Some(path), _) => std::fs::read_to_string(path).with_context(|| path.clone())?,
+        (None, Ok(text)) => text,
+        (None, Err(_)) => return Ok(None),
+    };
+    let Ok(mut token) = HeaderValue::try_from(format!("Bearer {}", text.trim())) else {
+        bail!("a token is one line of visible ASCII characters");
+    };
+    token.set_sensitive(true);
+    Ok(Some(token))
 }
 
 /// What can be typed: the methods of the trait, whatever it has grown to, and their arguments.
@@ -62,6 +85,7 @@ fn command(service: &Service) -> Command {
         .disable_help_subcommand(true)
         .arg(flag("at", "@at").value_name("HOST:PORT,...").help("Where instances of __name__ are"))
         .arg(flag("consul", "@consul").value_name("URL").conflicts_with("@at").help("The agent of Consul that knows where they are"))
+        .arg(flag("token-file", "@token-file").value_name("FILE").help("The token that says who calls; or it is in the variable __MODULE___TOKEN"))
         .arg(flag("grpc", "@grpc").action(clap::ArgAction::SetTrue).help("Calls by gRPC instead of JSON over HTTP"))
         .subcommands(service.methods.iter().map(|method| subcommand(service, method)))
 }
@@ -71,7 +95,7 @@ fn subcommand(service: &Service, method: &MethodShape) -> Command {
     let is_taken = fields.iter().any(|field| field.json == "help");
     let command = Command::new(method.name).about(method.doc).disable_help_flag(is_taken);
     fields.into_iter().fold(command, |command, field| {
-        let required = !field.has_default && !matches!(field.shape, Shape::Optional(_));
+        let required = !field.has_default && !matches!(field.shape.bare(), Shape::Optional(_));
         let arg = Arg::new(field.json).long(field.json).required(required).help(field.doc);
         command.arg(arg.allow_hyphen_values(true))
     })
@@ -105,7 +129,7 @@ fn given(service: &Service, method: &MethodShape, arguments: &ArgMatches) -> Res
 /// Texts are taken as they are, bytes too or, with @ before its name, out of a file; all else is JSON.
 fn value(shape: &Shape, text: &str) -> Result<Value> {
     Ok(match shape {
-        Shape::Optional(shape) => value(shape, text)?,
+        Shape::Optional(shape) | Shape::Ruled(shape, _) => value(shape, text)?,
         Shape::Scalar(Scalar::String | Scalar::Uuid) => Value::from(text),
         Shape::Scalar(Scalar::Bytes) => match text.strip_prefix('@') {
             Some(path) => Value::from(std::fs::read(path)?),

@@ -80,11 +80,15 @@ impl Drop for Up {
 }
 
 /// What `curl -XPOST http://localhost:PORT/create -d '{"email": "test"}'` prints, with the head of the answer.
-fn curl(port: u16) -> String {
+fn created(port: u16) -> String {
+    let url = format!("http://localhost:{port}/create");
+    curl(&["--include", "-XPOST", &url, "-d", r#"{"email": "test"}"#])
+}
+
+fn curl(arguments: &[&str]) -> String {
     let output = Command::new("curl")
-        .args(["--silent", "--show-error", "--include", "-XPOST"])
-        .arg(format!("http://localhost:{port}/create"))
-        .args(["-d", r#"{"email": "test"}"#])
+        .args(["--silent", "--show-error"])
+        .args(arguments)
         .output()
         .expect("curl is needed");
     assert!(output.status.success(), "{output:?}");
@@ -159,7 +163,7 @@ fn five_commands_lead_from_nothing_to_an_answer() {
         seen.iter().any(|line| line.contains(&try_this)),
         "{try_this} is not in {seen:#?}"
     );
-    let answer = curl(port);
+    let answer = created(port);
     assert!(answer.starts_with("HTTP/1.1 501 "), "{answer}");
     assert!(answer.contains("create is not written yet"), "{answer}");
     up.stop();
@@ -203,7 +207,7 @@ fn five_commands_lead_from_nothing_to_an_answer() {
             .any(|line| line.contains(&format!("http://127.0.0.1:{}", 8800 + offset))),
         "{seen:#?}"
     );
-    let answer = curl(8800 + offset);
+    let answer = created(8800 + offset);
     assert!(
         answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("\r\n{}"),
         "{answer}"
@@ -289,7 +293,15 @@ fn client(user: &User, name: &str, offset: u16, arguments: &[&str]) -> Ran {
 }
 
 /// Methods of every kind: with a route, with bytes, with a stream, and with names that mean something to clap.
-const EVERY_KIND: &str = r#"    /// Stores a note.
+const EVERY_KIND: &str = r#"    /// Who asks.
+    #[kit(auth = "notes:secret")]
+    async fn whoami(
+        &self,
+        ctx: Context,
+        #[kit(max_length = 3)] prefix: Option<String>,
+    ) -> Result<String, Error>;
+
+    /// Stores a note.
     async fn put(&self, ctx: Context, help: String, content: Vec<u8>) -> Result<Note, Error>;
 
     /// Finds a note.
@@ -373,6 +385,11 @@ impl Log2 for Handler {
     async fn help(&self, _: Context) -> Result<(), Error> {
         Ok(())
     }
+
+    async fn whoami(&self, ctx: Context, prefix: Option<String>) -> Result<String, Error> {
+        let identity = ctx.identity().ok_or_else(|| Error::internal("nobody"))?;
+        Ok(prefix.unwrap_or_default() + &identity.name)
+    }
 }
 "#;
 
@@ -408,7 +425,17 @@ fn methods_of_every_kind_are_generated_served_and_called_on_both_wires() {
     assert!(proto.contains("returns (stream Note)"), "{proto}");
 
     let offset = free_offset();
-    let (up, _) = Up::start(&user, offset, &[]);
+    let tokens = user.path("tokens.toml");
+    let known = "tokens = [{ name = \"ada\", token = \"a-secret-of-sixteen\", scopes = [\"notes:secret\"] }]";
+    fs::write(&tokens, known).unwrap();
+    fs::write(user.path("token"), "a-secret-of-sixteen\n").unwrap();
+    let environment = [("KIT_SERVER__TOKENS", tokens.to_str().unwrap())];
+    let (up, _) = Up::start(&user, offset, &environment);
+    // What it offers is told where the operator asks.
+    let document = curl(&[&format!("http://localhost:{}/openapi.json", 9800 + offset)]);
+    let document: serde_json::Value = serde_json::from_str(&document).unwrap();
+    let prefix = &document["components"]["schemas"]["WhoamiRequest"]["properties"]["prefix"];
+    assert_eq!(prefix["anyOf"][0]["maxLength"], 3, "{document:#}");
     let file = user.path("bytes");
     fs::write(&file, [0, 255]).unwrap();
     let file = format!("@{}", file.display());
@@ -434,7 +461,35 @@ fn methods_of_every_kind_are_generated_served_and_called_on_both_wires() {
         let items = "{\"id\":2,\"content\":[]}\n{\"id\":3,\"content\":[]}\n";
         assert_eq!(watched.stdout(), items);
         assert_eq!(client(&["help"]).succeeds(), "{}\n");
+        // Who calls is said by a file, and by nothing that others could see.
+        let said = client(&["whoami"]).fails();
+        assert!(said.contains("for callers that say who they are"), "{said}");
+        let token = user.path("token");
+        let shown = ["--token-file", token.to_str().unwrap()];
+        let who = |arguments: &[&str]| client(&[&shown, arguments].concat());
+        assert_eq!(who(&["whoami"]).succeeds(), "\"ada\"\n");
+        assert_eq!(who(&["whoami", "--prefix", "7:"]).succeeds(), "\"7:ada\"\n");
+        let said = who(&["whoami", "--prefix", "1234"]).fails();
+        assert!(
+            said.contains("prefix: must not have more than 3 characters"),
+            "{said}"
+        );
     }
+    let at = format!("localhost:{}", 8800 + offset);
+    let whoami = [
+        "run",
+        "--quiet",
+        "--package",
+        "log-2-client",
+        "--",
+        "--at",
+        &at,
+        "whoami",
+    ];
+    let by_variable = |token| user.cargo_with(&[("LOG_2_TOKEN", token)], &whoami);
+    assert_eq!(by_variable("a-secret-of-sixteen").succeeds(), "\"ada\"\n");
+    let said = by_variable("another-of-sixteen").fails();
+    assert!(!said.contains("another-of"), "{said}");
     up.stop();
 
     // The same instances, where nobody but Consul knows where they are.
@@ -639,7 +694,7 @@ fn a_service_over_one_wire_is_made_tested_and_called_over_that_one() {
     );
     let said = client(&user, "users", offset, &["create", "--email", "x"]).fails();
     assert!(said.contains("create is not written yet"), "{said}");
-    let answer = curl(8800 + offset);
+    let answer = created(8800 + offset);
     assert!(!answer.contains("not written yet"), "{answer}");
     let package = ["run", "--quiet", "--package", "notes-client", "--", "--at"];
     let at = format!("localhost:{}", 8801 + offset);
