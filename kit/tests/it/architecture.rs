@@ -188,7 +188,7 @@ fn every_promise_names_tests_that_exist() {
         .split("\n## ")
         .find(|part| part.starts_with("Promises"))
         .unwrap();
-    let code: String = ["kit", "services", "chaos"]
+    let code: String = ["kit", "services", "chaos", "interop"]
         .into_iter()
         .flat_map(rust_files)
         .map(|path| fs::read_to_string(path).unwrap())
