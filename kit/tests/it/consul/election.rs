@@ -104,9 +104,14 @@ async fn one_of_two_leads_and_the_other_one_when_its_session_is_lost_or_given_ba
             .await;
         leaders.were_in_order();
     }
-    let (_, name) = world.holder().await;
+    let (session, name) = world.holder().await;
     let leader = candidates.remove(&*name).unwrap();
     leader.stop().await;
+    assert_ne!(
+        world.holder().await.0,
+        session,
+        "it is given back, not left to end"
+    );
     leaders
         .until("the other one leads", |leaders| leaders.terms().len() == 4)
         .await;
