@@ -9,16 +9,15 @@ pub trait Users {
     /// Creates a user and sends a welcome mail. With an idempotency key, the same request made again gives the
     /// user that it made the first time.
     ///
-    /// The address is unique. A mailbox without a domain, such as `test`, is one on this machine; whether there is such
-    /// a mailbox only a mail can tell. What is longer than 254 does not fit into an SMTP path (RFC 5321, 4.5.3.1.3, as
-    /// corrected by erratum 1690).
+    /// The address is unique. It is what a form in HTML takes as one, or a mailbox on this machine, such as `test`: what
+    /// the notificator can send a mail to; whether there is such a mailbox only a mail can tell. What is longer than 254
+    /// does not fit into an SMTP path (RFC 5321, 4.5.3.1.3, as corrected by erratum 1690).
     async fn create(
         &self,
         ctx: Context,
         #[kit(
-            min_length = 1,
             max_length = 254,
-            pattern = r"^[^\s\x00-\x1f\x7f-\x9f]*$"
+            pattern = r"^[a-zA-Z0-9.!#$%&'*+/=?^_`{|}~-]{1,62}(@[a-zA-Z0-9]([a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?(\.[a-zA-Z0-9]([a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?)*)?$"
         )]
         email: String,
     ) -> Result<User, Error>;
