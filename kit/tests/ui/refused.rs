@@ -4,26 +4,26 @@ use kit::{Context, Error, Stream};
 
 #[kit::service]
 pub trait Users {
-    async fn without_self(ctx: Context) -> Result<(), Error>; //~ `ctx: Context` a method of a service takes `&self` first
-    async fn without_result(&self, ctx: Context) -> Vec<String>; //~ `Vec<String>` a method of a service returns `Result<T, Error>`
-    fn not_async(&self, ctx: Context) -> Result<(), Error>; //~ `fn` a method of a service is an `async fn`
-    async fn generic<T: Clone>(&self, ctx: Context, it: T) -> Result<(), Error>; //~ `T: Clone` a method of a service has no generics
-    async fn borrowed(&self, ctx: Context, it: &'static str) -> Result<(), Error>; //~ `&'static str` an argument is owned
-    #[kit(idempotnet)] //~ `idempotnet` did you mean `idempotent`?
+    async fn without_self(ctx: Context) -> Result<(), Error>;
+    async fn without_result(&self, ctx: Context) -> Vec<String>;
+    fn not_async(&self, ctx: Context) -> Result<(), Error>;
+    async fn generic<T: Clone>(&self, ctx: Context, it: T) -> Result<(), Error>;
+    async fn borrowed(&self, ctx: Context, it: &'static str) -> Result<(), Error>;
+    #[kit(idempotnet)]
     async fn misspelled(&self, ctx: Context) -> Result<(), Error>;
-    #[kit(timeout = "soon")] //~ `"soon"` a timeout is a time such as
+    #[kit(timeout = "soon")]
     async fn late(&self, ctx: Context) -> Result<(), Error>;
-    #[kit(route(GET, "/users/{id}"))] //~ `"/users/{id}"` the method has no argument `id`
+    #[kit(route(GET, "/users/{id}"))]
     async fn missing(&self, ctx: Context, name: String) -> Result<(), Error>;
-    async fn watch(&self, ctx: Context) -> Result<impl Iterator<Item = u32>, Error>; //~ `impl Iterator<Item = u32>` a method of a service that answers more than once
-    async fn bare(&self, ctx: Context) -> impl Stream<Item = Result<u32, Error>>; //~ `impl Stream<Item = Result<u32, Error>>` a method of a service returns `Result
+    async fn watch(&self, ctx: Context) -> Result<impl Iterator<Item = u32>, Error>;
+    async fn bare(&self, ctx: Context) -> impl Stream<Item = Result<u32, Error>>;
 }
 
 #[kit::service]
 pub trait Routes {
     #[kit(route(GET, "/users/{id}"))]
     async fn one(&self, ctx: Context, id: u32) -> Result<(), Error>;
-    #[kit(route(GET, "/users/{name}"))] //~ `"/users/{name}"` two methods answer at the same route: `one` and `other`
+    #[kit(route(GET, "/users/{name}"))]
     async fn other(&self, ctx: Context, name: String) -> Result<(), Error>;
 }
 
@@ -44,12 +44,14 @@ impl Routes for Implementation {
 struct Numbers {
     #[kit(tag = 3)]
     one: u32,
-    #[kit(tag = 3)] //~ `3` `one` has the number 3 already
+    #[kit(tag = 3)]
     other: u32,
 }
 
 #[derive(kit::Message)]
 struct Reserved {
-    #[kit(tag = 19000)] //~ `19000` a number of a field is between 1 and 536870911, and not between 19000 and 19999
+    #[kit(tag = 19000)]
     one: u32,
 }
+
+fn main() {}
