@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::process::Command;
 
-use super::{fair, run, services};
+use super::{fair, run, services, url};
 
 const LONGEST: Duration = Duration::from_secs(30);
 
@@ -23,7 +23,7 @@ async fn a_user_is_created_by_what_the_readme_says() {
     let services = services::start(data.path());
     let mut create = curl();
     create
-        .args(["-XPOST", &format!("{}/create", services.users.url())])
+        .args(["-XPOST", &format!("{}/create", url(&services.users))])
         .args(["-d", r#"{"email": "test"}"#]);
     let user: Value = serde_json::from_str(&run(&mut create, LONGEST).await).unwrap();
     assert_eq!(user["email"], "test");
@@ -36,7 +36,7 @@ async fn a_user_is_created_by_what_the_readme_says() {
             "--write-out",
             "%{http_code} %{content_type}",
         ])
-        .args(["-XPOST", &format!("{}/create", services.users.url())])
+        .args(["-XPOST", &format!("{}/create", url(&services.users))])
         .args(["-d", r#"{"email": "test"}"#, "--output", "/dev/null"]);
     let told = run(&mut again, LONGEST).await;
     assert_eq!(told, "409 application/problem+json");
@@ -47,19 +47,19 @@ async fn a_stream_is_lines_and_a_route_is_an_address() {
     let running = fair::start();
     let mut count = curl();
     count
-        .args(["--no-buffer", &format!("{}/count", running.url())])
+        .args(["--no-buffer", &format!("{}/count", url(&running))])
         .args(["-d", r#"{"to": 3}"#]);
     let lines = run(&mut count, LONGEST).await;
     assert_eq!(lines, "{\"result\":1}\n{\"result\":2}\n{\"result\":3}\n");
 
     let mut visitor = curl();
     visitor
-        .arg(format!("{}/visitors/7?title=Sir", running.url()))
+        .arg(format!("{}/visitors/7?title=Sir", url(&running)))
         .args(["-H", &format!("Authorization: Bearer {}", fair::TOKEN)]);
     assert_eq!(run(&mut visitor, LONGEST).await, "\"Sir visitor 7\"");
 
     let mut nobody = curl();
-    nobody.args(["--include", &format!("{}/visitors/7", running.url())]);
+    nobody.args(["--include", &format!("{}/visitors/7", url(&running))]);
     let told = run(&mut nobody, LONGEST).await.to_ascii_lowercase();
     assert!(told.starts_with("http/1.1 401"), "{told}");
     assert!(told.contains("\r\nwww-authenticate: bearer\r\n"), "{told}");

@@ -3,10 +3,11 @@
 use std::{path::Path, time::Duration};
 
 use interop::fair;
+use kit::testing::Instance;
 use serde_json::Value;
 use tokio::process::Command;
 
-use super::{Running, python, python_bin, run, services, write};
+use super::{python, python_bin, run, services, url, write};
 
 fn documents() -> [(&'static str, Value); 4] {
     [
@@ -28,14 +29,14 @@ async fn every_document_is_valid_by_the_specification() {
 
 /// What schemathesis finds out about a running service, beside that it never answers with an error of its own, answers
 /// nothing but what its document says, refuses what it says is wrong, and takes what it says is right.
-async fn schemathesis(name: &str, running: &Running, folder: &Path, document: &Value) {
+async fn schemathesis(name: &str, running: &Instance, folder: &Path, document: &Value) {
     let file = write(folder, format!("{name}.json"), document.to_string());
     let bin = python_bin().with_file_name("schemathesis");
     let mut command = Command::new(bin);
     command
         .arg("run")
         .arg(file)
-        .args(["--url", &running.url()])
+        .args(["--url", &url(running)])
         .args(["--checks", "all"])
         .args([
             "--header",

@@ -7,7 +7,8 @@ use interop::{Everything, Fair, FairServer, fair};
 use kit::{
     Code, Context, Error, Stream,
     authenticate::StaticTokens,
-    server::{Inbound, RunOptions, run},
+    server::{self, Inbound, RunOptions},
+    testing::Instance,
 };
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, BufReader},
@@ -15,7 +16,7 @@ use tokio::{
 };
 use tower::Layer;
 
-use super::{Running, python, server_config, write};
+use super::{python, write};
 
 pub(crate) const TOKEN: &str = "let-me-in-to-the-fair-please";
 
@@ -70,27 +71,23 @@ impl Fair for Ground {
 }
 
 /// Runs the service.
-pub(crate) fn start() -> Running {
-    let mut config = server_config();
+pub(crate) fn start() -> Instance {
     let tokens = format!(
         "tokens = [{{ name = \"visitor\", token = \"{TOKEN}\", scopes = [\"fair:visit\"] }}]"
     );
-    config.tokens = Some(StaticTokens::parse(&tokens).unwrap());
     kit::metrics::install();
-    let name = || "fair".parse().unwrap();
-    let app = Inbound::from_config(&config, &name()).layer(FairServer::new(Ground));
-    Running::start(&config.clone(), |listeners, stopped| async move {
+    Instance::start(|mut config, listeners, stop| {
+        config.tokens = Some(StaticTokens::parse(&tokens).unwrap());
+        let service = "fair".parse().unwrap();
+        let app = Inbound::from_config(&config, &service).layer(FairServer::new(Ground));
         let options = RunOptions {
-            service: name(),
+            service,
             version: env!("CARGO_PKG_VERSION"),
             config,
             registration: None,
             readiness: Vec::new(),
         };
-        let stopped = async {
-            let _ = stopped.await;
-        };
-        Ok(run(listeners, app, options, stopped).await?)
+        server::run(listeners, app, options, stop)
     })
 }
 
@@ -101,7 +98,7 @@ async fn grpcio_calls_streams_waits_and_reads_what_a_server_tells_of_itself() {
     write(folder.path(), "acme_fair.proto", fair::proto());
     let mut python = python("fair.py")
         .arg(folder.path())
-        .arg(running.address.to_string())
+        .arg(running.address().to_string())
         .arg(TOKEN)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -112,7 +109,7 @@ async fn grpcio_calls_streams_waits_and_reads_what_a_server_tells_of_itself() {
     let read = timeout(Duration::from_secs(60), printed.read_line(&mut line));
     let is_watching = matches!(read.await, Ok(Ok(_))) && line.trim() == "watching";
     if is_watching {
-        running.stop().await;
+        running.stop().await.unwrap();
     }
     let mut complained = String::new();
     let mut errors = python.stderr.take().unwrap();

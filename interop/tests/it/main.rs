@@ -12,71 +12,16 @@ mod services;
 use std::{
     env,
     ffi::OsStr,
-    net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     process::Stdio,
     time::Duration,
 };
 
-use kit::{
-    BoxError,
-    server::{DrainConfig, Listeners, ServerConfig},
-};
-use tokio::{process::Command, sync::oneshot, task::JoinHandle, time::timeout};
+use kit::testing::Instance;
+use tokio::{process::Command, time::timeout};
 
-/// Ports that the system chooses, and an end without delay.
-fn server_config() -> ServerConfig {
-    ServerConfig {
-        listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
-        drain: DrainConfig {
-            watchers: Duration::ZERO,
-            ..DrainConfig::default()
-        },
-        ..ServerConfig::default()
-    }
-}
-
-/// A running service. Dropping it kills it.
-struct Running {
-    address: SocketAddr,
-    stop: Option<oneshot::Sender<()>>,
-    task: JoinHandle<Result<(), BoxError>>,
-}
-
-impl Running {
-    /// Runs what `run` makes of listeners and a signal to stop.
-    fn start<F>(
-        config: &ServerConfig,
-        run: impl FnOnce(Listeners, oneshot::Receiver<()>) -> F,
-    ) -> Self
-    where
-        F: Future<Output = Result<(), BoxError>> + Send + 'static,
-    {
-        let listeners = Listeners::bind(config).unwrap();
-        let address = listeners.address();
-        let (stop, stopped) = oneshot::channel();
-        Self {
-            address,
-            stop: Some(stop),
-            task: tokio::spawn(run(listeners, stopped)),
-        }
-    }
-
-    /// Drains it.
-    async fn stop(mut self) {
-        drop(self.stop.take());
-        (&mut self.task).await.unwrap().unwrap();
-    }
-
-    fn url(&self) -> String {
-        format!("http://{}", self.address)
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
+fn url(instance: &Instance) -> String {
+    format!("http://{}", instance.address())
 }
 
 fn python_bin() -> PathBuf {

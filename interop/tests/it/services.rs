@@ -1,14 +1,28 @@
 //! Python's grpcio against users, bugs and notificator.
 
-use std::{path::Path, time::Duration};
+use std::{collections::BTreeMap, path::Path, time::Duration};
 
-use super::{Running, python, run, server_config, write};
+use kit::{discovery::DiscoveryConfig, testing::Instance};
+
+use super::{python, run, write};
 
 /// The three services, which know each other.
 pub(crate) struct Services {
-    pub(crate) users: Running,
-    pub(crate) bugs: Running,
-    pub(crate) notificator: Running,
+    pub(crate) users: Instance,
+    pub(crate) bugs: Instance,
+    pub(crate) notificator: Instance,
+}
+
+/// Where these are.
+fn discovery<const N: usize>(services: [(&str, &Instance); N]) -> DiscoveryConfig {
+    let fixed = services.map(|(name, instance)| {
+        let address = instance.address().to_string().parse().unwrap();
+        (name.parse().unwrap(), vec![address])
+    });
+    DiscoveryConfig {
+        fixed: BTreeMap::from(fixed),
+        ..DiscoveryConfig::default()
+    }
 }
 
 /// Runs them, with their data in `folder`.
@@ -18,45 +32,31 @@ pub(crate) fn start(folder: &Path) -> Services {
         std::fs::create_dir(&data).unwrap();
         data
     };
-    let fixed = |running: &Running| vec![running.address.to_string().parse().unwrap()];
-    let config = notificator::Config {
-        server: server_config(),
-        data: own("notificator"),
-        ..notificator::Config::default()
-    };
-    let notificator = Running::start(&config.server.clone(), |listeners, stopped| {
-        notificator::run(config, listeners, async {
-            let _ = stopped.await;
-        })
+    let notificator = Instance::start(|server, listeners, stop| {
+        let config = notificator::Config {
+            server,
+            data: own("notificator"),
+            ..notificator::Config::default()
+        };
+        notificator::run(config, listeners, stop)
     });
-    let mut config = users::Config {
-        server: server_config(),
-        data: own("users"),
-        ..users::Config::default()
-    };
-    let name = "notificator".parse().unwrap();
-    config.discovery.fixed.insert(name, fixed(&notificator));
-    let users = Running::start(&config.server.clone(), |listeners, stopped| {
-        users::run(config, listeners, async {
-            let _ = stopped.await;
-        })
+    let users = Instance::start(|server, listeners, stop| {
+        let config = users::Config {
+            server,
+            data: own("users"),
+            discovery: discovery([("notificator", &notificator)]),
+            ..users::Config::default()
+        };
+        users::run(config, listeners, stop)
     });
-    let mut config = bugs::Config {
-        server: server_config(),
-        data: own("bugs"),
-        ..bugs::Config::default()
-    };
-    for (name, running) in [("users", &users), ("notificator", &notificator)] {
-        let addresses = fixed(running);
-        config
-            .discovery
-            .fixed
-            .insert(name.parse().unwrap(), addresses);
-    }
-    let bugs = Running::start(&config.server.clone(), |listeners, stopped| {
-        bugs::run(config, listeners, async {
-            let _ = stopped.await;
-        })
+    let bugs = Instance::start(|server, listeners, stop| {
+        let config = bugs::Config {
+            server,
+            data: own("bugs"),
+            discovery: discovery([("users", &users), ("notificator", &notificator)]),
+            ..bugs::Config::default()
+        };
+        bugs::run(config, listeners, stop)
     });
     Services {
         users,
@@ -75,7 +75,7 @@ async fn grpcio_speaks_to_each_service_by_what_protoc_makes_of_its_text() {
     let notificator = notificator::api::notificator::proto();
     write(folder.path(), "notificator.proto", notificator);
     let addresses = [&services.users, &services.bugs, &services.notificator];
-    let addresses = addresses.map(|running| running.address.to_string());
+    let addresses = addresses.map(|running| running.address().to_string());
     let mut python = python("services.py");
     python.arg(folder.path()).args(addresses);
     run(&mut python, Duration::from_secs(60)).await;
