@@ -25,7 +25,7 @@ fn main() {
     let arguments: Vec<_> = std::env::args().skip(1).collect();
     let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
     match arguments[..] {
-        [] => println!("{}", measure(60, 1_000_000)),
+        [] => println!("{}", measure(30, 1_000_000)),
         ["--quick"] => println!("{}", measure(3, 50_000)),
         ["run", group, name, inner, calls] => {
             run(group, name, inner, calls.parse().expect("a number"));
