@@ -4,7 +4,11 @@ use http::{HeaderMap, Request, StatusCode, header::CONTENT_TYPE};
 use http_body_util::BodyExt;
 use tower::util::ServiceExt;
 
-use crate::{Body, client::Client, error::Problem};
+use crate::{
+    Body,
+    client::Client,
+    error::{Problem, Violation},
+};
 
 /// What came over HTTP.
 #[derive(Clone, Debug)]
@@ -45,5 +49,14 @@ impl Answer {
         let problem: Problem = serde_json::from_str(&self.body).expect("it is a problem");
         assert_eq!(problem.status, self.status.as_u16(), "{self:?}");
         problem
+    }
+
+    /// The first field that its problem names, and the rule of that field; both empty where it names none.
+    ///
+    /// # Panics
+    /// If it is no problem, or one with another status.
+    pub fn violation(&self) -> (String, String) {
+        let violation = self.problem().errors.into_iter().next();
+        violation.map_or_else(Default::default, |Violation { field, rule }| (field, rule))
     }
 }

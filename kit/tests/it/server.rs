@@ -16,6 +16,7 @@ use hyper_util::{
 use kit::{
     Body, BoxError, Error,
     server::{Inbound, InboundService, Listeners, RunOptions, ServeError, ServerConfig, run},
+    testing::server_config as config,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -71,13 +72,6 @@ impl Running {
         let ended = tokio::time::timeout(SOON, self.server).await;
         ended.expect("it ends in time").unwrap().unwrap();
     }
-}
-
-/// Any free port, and no waits for watchers: there are none.
-fn config() -> ServerConfig {
-    let mut config = ServerConfig::on_port(0);
-    config.drain.watchers = Duration::ZERO;
-    config
 }
 
 type App = BoxCloneService<Request<Body>, Response<Body>, Infallible>;

@@ -1,15 +1,9 @@
 //! What a caller may get wrong is told to the caller, and is nobody else's fault.
 
 use bugs::api::{Bugs, BugsClient, Status};
-use kit::{Code, Context, error::Violation, testing::Answer};
+use kit::{Code, Context};
 
 use crate::support::Tracker;
-
-/// What a problem says of a field: its name and its rule.
-fn violation(answer: &Answer) -> (String, String) {
-    let violation = answer.problem().errors.into_iter().next();
-    violation.map_or_else(Default::default, |Violation { field, rule }| (field, rule))
-}
 
 #[tokio::test]
 async fn a_bug_that_is_wrong_is_told_by_field_and_rule() {
@@ -30,7 +24,7 @@ async fn a_bug_that_is_wrong_is_told_by_field_and_rule() {
     ] {
         let answer = tracker.bugs.post("/create", &body).await;
         assert_eq!(answer.status, 400, "{body} {answer:?}");
-        let (named, rule) = violation(&answer);
+        let (named, rule) = answer.violation();
         assert_eq!(named, field, "{body} {answer:?}");
         assert!(!rule.is_empty(), "{body} {answer:?}");
     }
@@ -51,7 +45,7 @@ async fn a_bug_that_is_wrong_is_told_by_field_and_rule() {
     ] {
         let answer = tracker.bugs.post(path, body).await;
         assert_eq!(answer.status, 400, "{body} {answer:?}");
-        assert_eq!(violation(&answer).0, field, "{body} {answer:?}");
+        assert_eq!(answer.violation().0, field, "{body} {answer:?}");
     }
     for (body, field) in [
         (report("Crash", "nobody", ""), "reporter"),
@@ -63,7 +57,7 @@ async fn a_bug_that_is_wrong_is_told_by_field_and_rule() {
         let answer = tracker.bugs.post("/create", &body).await;
         assert_eq!(answer.status, 404, "{body} {answer:?}");
         let expected = (field.to_owned(), "must be a known user".to_owned());
-        assert_eq!(violation(&answer), expected);
+        assert_eq!(answer.violation(), expected);
     }
     let large = report(&"a".repeat(2 << 20), &ada, "");
     for (path, body, status) in [
@@ -73,7 +67,7 @@ async fn a_bug_that_is_wrong_is_told_by_field_and_rule() {
     ] {
         let answer = tracker.bugs.post(path, body).await;
         assert_eq!(answer.status, status, "{answer:?}");
-        violation(&answer);
+        answer.violation();
     }
 }
 

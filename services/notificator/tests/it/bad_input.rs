@@ -1,14 +1,6 @@
 //! What a caller may get wrong is told to the caller, and is nobody else's fault.
 
-use kit::{error::Violation, testing::Answer};
-
 use crate::support::{files, folder, start};
-
-/// What a problem says of a field: its name and its rule.
-fn violation(answer: &Answer) -> (String, String) {
-    let violation = answer.problem().errors.into_iter().next();
-    violation.map_or_else(Default::default, |Violation { field, rule }| (field, rule))
-}
 
 #[tokio::test]
 async fn a_mail_that_is_wrong_is_told_by_field_and_rule() {
@@ -47,13 +39,13 @@ async fn a_mail_that_is_wrong_is_told_by_field_and_rule() {
     ] {
         let answer = notificator.post("/send_email", mail).await;
         assert_eq!(answer.status, 400, "{answer:?}");
-        let (named, rule) = violation(&answer);
+        let (named, rule) = answer.violation();
         assert_eq!(named, field, "{answer:?}");
         assert!(!rule.is_empty(), "{answer:?}");
     }
     let answer = notificator.post("/status", r#"{"id": "x"}"#).await;
     assert_eq!(
-        (answer.status.as_u16(), violation(&answer).0.as_str()),
+        (answer.status.as_u16(), answer.violation().0.as_str()),
         (404, "")
     );
     assert!(files(folder.path()).is_empty());
@@ -70,7 +62,7 @@ async fn a_request_that_is_none_gets_its_status_and_a_problem() {
     for (path, body, status) in [("/send_email", large.as_str(), 413), ("/mails", "{}", 404)] {
         let answer = notificator.post(path, body).await;
         assert_eq!(answer.status, status, "{answer:?}");
-        violation(&answer);
+        answer.violation();
     }
 }
 

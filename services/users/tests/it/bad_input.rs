@@ -1,14 +1,8 @@
 //! What a caller may get wrong is told to the caller, and is nobody else's fault.
 
-use kit::{Body, error::Violation, testing::Answer};
+use kit::Body;
 
 use crate::support::{folder, start};
-
-/// What a problem says of a field: its name and its rule.
-fn violation(answer: &Answer) -> (String, String) {
-    let violation = answer.problem().errors.into_iter().next();
-    violation.map_or_else(Default::default, |Violation { field, rule }| (field, rule))
-}
 
 #[tokio::test]
 async fn a_body_that_is_wrong_is_told_by_field_and_rule() {
@@ -37,7 +31,7 @@ async fn a_body_that_is_wrong_is_told_by_field_and_rule() {
     ] {
         let answer = users.post("/create", body).await;
         assert_eq!(answer.status, 400, "{body} {answer:?}");
-        let (named, rule) = violation(&answer);
+        let (named, rule) = answer.violation();
         assert_eq!(named, field, "{body} {answer:?}");
         assert!(!rule.is_empty(), "{body} {answer:?}");
     }
@@ -48,12 +42,12 @@ async fn a_body_that_is_wrong_is_told_by_field_and_rule() {
     ] {
         let answer = users.post("/list", body).await;
         assert_eq!(
-            (answer.status.as_u16(), violation(&answer).0.as_str()),
+            (answer.status.as_u16(), answer.violation().0.as_str()),
             (400, "page_size")
         );
     }
     let answer = users.post("/list", r#"{"page_token": "x"}"#).await;
-    assert_eq!(violation(&answer).0, "page_token");
+    assert_eq!(answer.violation().0, "page_token");
     let listed = users.post("/list", "{}").await;
     assert_eq!(listed.body, r#"{"users":[],"next_page_token":null}"#);
     for email in ["test", "ada@example.com", "ada.lovelace+bugs@example.com"] {
@@ -70,24 +64,24 @@ async fn a_request_that_is_none_gets_its_status_and_a_problem() {
     let large = format!(r#"{{"email": "{}"}}"#, "a".repeat(2 << 20));
     let answer = users.post("/create", &large).await;
     assert_eq!(answer.status, 413, "{answer:?}");
-    violation(&answer);
+    answer.violation();
     let answer = users.post("/delete", "{}").await;
     assert_eq!(answer.status, 404, "{answer:?}");
-    violation(&answer);
+    answer.violation();
     let get = http::Request::get("/create").body(Body::empty()).unwrap();
     let answer = users.send(get).await;
     assert_eq!(
         (answer.status.as_u16(), &answer.headers["allow"]),
         (405, &"POST".parse().unwrap())
     );
-    violation(&answer);
+    answer.violation();
     let keyed = http::Request::post("/create")
         .header("idempotency-key", "a b")
         .body(Body::full(r#"{"email": "test"}"#))
         .unwrap();
     let answer = users.send(keyed).await;
     assert_eq!(
-        (answer.status.as_u16(), violation(&answer).0.as_str()),
+        (answer.status.as_u16(), answer.violation().0.as_str()),
         (400, "idempotency-key")
     );
 }
