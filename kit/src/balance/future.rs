@@ -14,7 +14,12 @@ use tokio::time::{Instant, timeout_at};
 
 use tower_service::Service;
 
-use super::{Balance, BalanceConfig, asked::Asked, group::Node};
+use super::{
+    Balance,
+    asked::Asked,
+    group::{Node, View},
+    load::{Terms, millis},
+};
 use crate::{
     BoxError, Rejection,
     classify::{Classify, Outcome, Verdict},
@@ -63,8 +68,8 @@ pub(super) struct InFlight<S, G: Admit> {
     /// In nanoseconds of [`clock::nanos`].
     since: u64,
     patience: Patience,
-    /// As it was when the request was sent.
-    config: Arc<BalanceConfig>,
+    /// As they were when the request was sent.
+    terms: Terms,
     finished: bool,
 }
 
@@ -72,39 +77,40 @@ impl<S, G: Admit> InFlight<S, G> {
     pub(super) fn new(
         node: Arc<Node<S, G>>,
         permit: Option<G::Permit>,
-        since: Instant,
+        view: &View<'_>,
         patience: Patience,
-        config: Arc<BalanceConfig>,
     ) -> Self {
-        node.load.enter(since);
+        node.load.enter(view.millis);
         Self {
             node,
             permit,
-            since: clock::nanos(since),
+            since: view.nanos,
             patience,
-            config,
+            terms: *view.terms,
             finished: false,
         }
     }
 
-    fn waited(&self, now: Instant) -> Duration {
-        Duration::from_nanos(clock::nanos(now).saturating_sub(self.since))
+    /// Until so many nanoseconds of [`clock::nanos`], in seconds.
+    fn waited(&self, now: u64) -> f32 {
+        now.saturating_sub(self.since) as f32 / 1e9
     }
 
     /// The request was answered, or failed.
     fn finish(mut self, verdict: Verdict) {
-        let (now, config) = (clock::now(), &*self.config);
-        let load = &self.node.load;
+        let now = clock::now();
+        let nanos = clock::nanos(now);
+        let (load, terms, millis) = (&self.node.load, &self.terms, millis(nanos));
         self.finished = true;
         match verdict.outcome {
             Outcome::Success | Outcome::CallerFault => {
-                load.heard(now);
-                load.answered(now, self.waited(now), config);
+                load.heard(millis);
+                load.answered(millis, self.waited(nanos), terms);
             }
             Outcome::Failure | Outcome::Overload => {
-                load.heard(now);
+                load.heard(millis);
                 let leave_alone = verdict.retry_after.max(verdict.pushback);
-                load.failed(now, leave_alone.unwrap_or_default(), config);
+                load.failed(millis, leave_alone.unwrap_or_default(), terms);
             }
             Outcome::Rejected => load.leave(),
         }
@@ -120,17 +126,19 @@ impl<S, G: Admit> Drop for InFlight<S, G> {
             return;
         }
         self.node.load.leave();
-        let (now, config) = (clock::now(), &*self.config);
-        let (load, waited) = (&self.node.load, self.waited(now));
+        let now = clock::now();
+        let nanos = clock::nanos(now);
+        let (load, terms, millis) = (&self.node.load, &self.terms, millis(nanos));
+        let waited = self.waited(nanos);
         let Patience { is_full, .. } = self.patience;
-        if self.patience.is_over(now) && (is_full || load.answers_within(waited, config)) {
+        if self.patience.is_over(now) && (is_full || load.answers_within(waited, terms)) {
             // Not the caller's whim: the endpoint had its time and did not answer.
-            load.failed(now, Duration::ZERO, config);
+            load.failed(millis, Duration::ZERO, terms);
             if let Some(permit) = self.permit.take() {
                 permit.finish(now, Outcome::Failure);
             }
         } else {
-            load.unanswered(now, waited, config);
+            load.unanswered(millis, waited, terms);
         }
     }
 }

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::{
     BalanceConfig, Connect, LocalityConfig, Pick, Tried,
     chunked::{Chunked, Keys},
-    load::{Cost, Load},
+    load::{Cost, Load, Terms},
     locality::Capacity,
     pick::Candidate,
     picker::Source,
@@ -21,7 +21,7 @@ use super::{
     weights::Weights,
 };
 use crate::{
-    Rejection,
+    Rejection, clock,
     endpoint::{Endpoint, beside},
     name::EndpointId,
     policy::Admit,
@@ -111,6 +111,8 @@ pub(super) struct Node<S, G> {
     pub(super) service: S,
     pub(super) gate: G,
     pub(super) load: Load,
+    /// When it was made, in nanoseconds of [`clock::nanos`].
+    made: u64,
     /// Whether others were there before it, who can go on with most of the requests while it starts.
     newcomer: bool,
     /// Tells it from all endpoints of all balancers in this process; never 0.
@@ -123,7 +125,7 @@ impl<S, G> Node<S, G> {
         if !self.newcomer || view.config.slow_start.is_zero() {
             return 1.0;
         }
-        let age = Duration::from_nanos(self.load.age(view.now));
+        let age = Duration::from_nanos(view.nanos.saturating_sub(self.made));
         let ramp = age.as_secs_f32() / view.config.slow_start.as_secs_f32();
         ramp.clamp(LEAST_RAMP, 1.0)
     }
@@ -167,7 +169,8 @@ impl<S: 'static, G> Keys<Member<S, G>> for Making<'_, S, G> {
             None => Arc::new(Node {
                 service: self.connect.connect(endpoint),
                 gate: (self.gate)(endpoint),
-                load: Load::new(self.now),
+                load: Load::default(),
+                made: clock::nanos(self.now),
                 newcomer: self.beside_others,
                 serial: serial(),
             }),
@@ -316,15 +319,14 @@ impl<S, G: Admit> Group<S, G> {
 
     /// How much it can take: what is behind a closed gate can take nothing, what failed less until that is forgiven.
     pub(super) fn capacity(&self, view: &View<'_>) -> Capacity {
-        let penalty = view.config.penalty.as_secs_f32();
         let mut capacity = Capacity::default();
         for Member { node, weight, .. } in self.members.iter() {
             let weight = *weight as f32;
             capacity.nominal += weight;
             if node.gate.is_available(view.now) {
-                let blame = match node.load.cost(view.now, view.config).penalty {
+                let blame = match node.load.cost(view.millis, view.terms).penalty {
                     0.0 => 0.0,
-                    blame => (blame / penalty).min(1.0),
+                    blame => (blame / view.terms.penalty).min(1.0),
                 };
                 capacity.actual += weight * node.ramp(view) * (1.0 - blame);
             }
@@ -357,7 +359,11 @@ fn serial() -> u32 {
 /// For which call an endpoint is wanted, and when.
 pub(super) struct View<'a> {
     pub(super) now: Instant,
+    /// The same moment in nanoseconds of [`clock::nanos`], and in milliseconds, for loads.
+    pub(super) nanos: u64,
+    pub(super) millis: u32,
     pub(super) config: &'a BalanceConfig,
+    pub(super) terms: &'a Terms,
     pub(super) tried: Option<&'a Tried>,
 }
 
@@ -421,7 +427,7 @@ impl<S, G: Admit> Candidate<View<'_>> for Member<S, G> {
     }
 
     fn cost(&self, view: &View<'_>) -> Cost {
-        let mut cost = self.node.load.cost(view.now, view.config);
+        let mut cost = self.node.load.cost(view.millis, view.terms);
         cost.requests /= self.weight as f32;
         cost
     }

@@ -9,50 +9,54 @@
 
 use std::time::Duration;
 
-use tokio::time::Instant;
-
 use super::BalanceConfig;
-use crate::{
-    clock,
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
-};
+use crate::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// Below it all latencies are the same, and what is in flight decides.
 const LEAST: f32 = 1e-6;
 /// A peer may ask to be left alone for longer; it is not listened to for longer than that.
 const MAX_LEAVE_ALONE: Duration = Duration::from_secs(300);
 
-/// What is known about the load of one endpoint. All of it is atomic; the pick takes no lock.
-#[derive(Debug)]
+/// What of the configuration loads are reckoned with, in the numbers that they are reckoned with.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Terms {
+    decay: Decay,
+    forgiveness: Decay,
+    /// In seconds, as the penalty.
+    initial_latency: f32,
+    pub(super) penalty: f32,
+}
+
+impl Terms {
+    pub(super) const fn of(config: &BalanceConfig) -> Self {
+        Self {
+            decay: Decay::over(config.decay),
+            forgiveness: Decay::over(config.forgiveness),
+            initial_latency: config.initial_latency.as_secs_f32(),
+            penalty: config.penalty.as_secs_f32(),
+        }
+    }
+}
+
+/// The milliseconds of [`clock::nanos`](crate::clock::nanos), which wrap after seven weeks, as [`Decaying`] knows.
+pub(super) fn millis(nanos: u64) -> u32 {
+    (nanos / 1_000_000) as u32
+}
+
+/// What is known about the load of one endpoint. All of it is atomic; the pick takes no lock. Moments are those of
+/// [`millis`], latencies are in seconds.
+#[derive(Debug, Default)]
 pub(super) struct Load {
     latency: Decaying,
     penalty: Decaying,
     /// How many requests are in flight, in the lower half of the word; in the upper half the millisecond since which
     /// nothing was heard: when it last got something to do, or answered while it had more to do.
     pending: AtomicU64,
-    /// From where time is counted, in nanoseconds of [`clock::nanos`].
-    epoch: u64,
 }
 
 impl Load {
-    /// A load that nobody has measured yet.
-    pub(super) fn new(now: Instant) -> Self {
-        Self {
-            latency: Decaying::default(),
-            penalty: Decaying::default(),
-            pending: AtomicU64::new(0),
-            epoch: clock::nanos(now),
-        }
-    }
-
-    /// Milliseconds since the epoch. Wraps after seven weeks, which [`Decaying`] knows.
-    fn millis(&self, at: Instant) -> u32 {
-        (self.age(at) / 1_000_000) as u32
-    }
-
     /// One more request is in flight.
-    pub(super) fn enter(&self, now: Instant) {
-        let now = self.millis(now);
+    pub(super) fn enter(&self, now: u32) {
         let _ = self.pending.fetch_update(Relaxed, Relaxed, |word| {
             Some(match word as u32 {
                 0 => stamped(now, 1),
@@ -67,8 +71,7 @@ impl Load {
     }
 
     /// One less, for the endpoint gave a sign of life.
-    pub(super) fn heard(&self, now: Instant) {
-        let now = self.millis(now);
+    pub(super) fn heard(&self, now: u32) {
         let _ = self
             .pending
             .fetch_update(Relaxed, Relaxed, |word| Some(stamped(now, word as u32 - 1)));
@@ -80,67 +83,54 @@ impl Load {
     }
 
     /// A request was answered after `latency`.
-    pub(super) fn answered(&self, now: Instant, latency: Duration, config: &BalanceConfig) {
+    pub(super) fn answered(&self, now: u32, latency: f32, terms: &Terms) {
         // Never 0, which says that nothing was measured.
-        let latency = latency.as_secs_f32().max(LEAST);
-        let now = self.millis(now);
-        self.latency.learn(now, latency, config.decay);
-        self.penalty.forget(now, config.forgiveness);
+        self.latency.learn(now, latency.max(LEAST), terms.decay);
+        self.penalty.forget(now, terms.forgiveness);
     }
 
     /// A request was given up after `waited`; an answer would have taken at least that long.
-    pub(super) fn unanswered(&self, now: Instant, waited: Duration, config: &BalanceConfig) {
-        self.latency
-            .raise(self.millis(now), waited.as_secs_f32(), config.decay);
+    pub(super) fn unanswered(&self, now: u32, waited: f32, terms: &Terms) {
+        self.latency.raise(now, waited, terms.decay);
     }
 
     /// A request failed, and the peer asked to be left alone for `leave_alone`.
-    pub(super) fn failed(&self, now: Instant, leave_alone: Duration, config: &BalanceConfig) {
+    pub(super) fn failed(&self, now: u32, leave_alone: Duration, terms: &Terms) {
         // A stamp in the future: the penalty begins to be forgotten only then.
-        let until = now + leave_alone.min(MAX_LEAVE_ALONE);
-        self.penalty.raise(
-            self.millis(until),
-            config.penalty.as_secs_f32(),
-            config.forgiveness,
-        );
+        let leave_alone = leave_alone.min(MAX_LEAVE_ALONE).as_millis() as u32;
+        let until = now.wrapping_add(leave_alone);
+        self.penalty.raise(until, terms.penalty, terms.forgiveness);
     }
 
     /// Whether an answer takes no longer than `waited`, as far as that is known. What was learnt long ago is not less
     /// true of one answer.
-    pub(super) fn answers_within(&self, waited: Duration, config: &BalanceConfig) -> bool {
-        let usual = self.latency.last();
-        waited.as_secs_f32() >= usual.unwrap_or(config.initial_latency.as_secs_f32())
-    }
-
-    /// How long ago it was made, in nanoseconds.
-    pub(super) fn age(&self, now: Instant) -> u64 {
-        clock::nanos(now).saturating_sub(self.epoch)
+    pub(super) fn answers_within(&self, waited: f32, terms: &Terms) -> bool {
+        waited >= self.latency.last().unwrap_or(terms.initial_latency)
     }
 
     /// What one more request would have to wait.
-    pub(super) fn cost(&self, now: Instant, config: &BalanceConfig) -> Cost {
-        let now = self.millis(now);
+    pub(super) fn cost(&self, now: u32, terms: &Terms) -> Cost {
         let pending = self.pending.load(Relaxed);
         let in_flight = pending as u32;
-        let assumed = config.initial_latency.as_secs_f32();
+        let assumed = terms.initial_latency;
         let silent = match in_flight {
             0 | 1 => 0.0,
             _ => silent_millis((pending >> 32) as u32, now) as f32 / 1e3,
         };
         Cost {
-            latency: match self.latency.at(now, config.decay) {
+            latency: match self.latency.at(now, terms.decay) {
                 Some(latency) => Some(latency.max(silent)),
                 None => (silent > assumed).then_some(silent),
             },
-            penalty: self.penalty.at(now, config.forgiveness).unwrap_or_default(),
+            penalty: self.penalty.at(now, terms.forgiveness).unwrap_or_default(),
             requests: (in_flight + 1) as f32,
             assumed,
         }
     }
 
     #[cfg(test)]
-    fn score(&self, now: Instant, config: &BalanceConfig) -> f32 {
-        self.cost(now, config).alone()
+    fn score(&self, now: u32, terms: &Terms) -> f32 {
+        self.cost(now, terms).alone()
     }
 }
 
@@ -184,13 +174,28 @@ impl Cost {
     }
 }
 
+/// How fast something decays exponentially: minus one over the milliseconds in which it loses 63 %.
+#[derive(Clone, Copy, Debug)]
+struct Decay(f32);
+
+impl Decay {
+    const fn over(time: Duration) -> Self {
+        Self(-1e-3 / time.as_secs_f32().max(1e-3))
+    }
+
+    /// What is left of 1 after so many milliseconds.
+    fn left(self, millis: u32) -> f32 {
+        (millis as f32 * self.0).exp()
+    }
+}
+
 /// A number that decays exponentially: its value in the upper half of the word, as the bits of an `f32`, and the
 /// millisecond at which it had that value in the lower half.
 #[derive(Debug, Default)]
 struct Decaying(AtomicU64);
 
 impl Decaying {
-    fn project(word: u64, now: u32, decay: Duration) -> f32 {
+    fn project(word: u64, now: u32, decay: Decay) -> f32 {
         let value = f32::from_bits((word >> 32) as u32);
         if value == 0.0 {
             return 0.0;
@@ -202,11 +207,11 @@ impl Decaying {
             true => 0,
             false => ahead.wrapping_neg(),
         };
-        value * (-(age as f32) / 1e3 / decay.as_secs_f32().max(1e-3)).exp()
+        value * decay.left(age)
     }
 
     /// `None` if it never had a value.
-    fn at(&self, now: u32, decay: Duration) -> Option<f32> {
+    fn at(&self, now: u32, decay: Decay) -> Option<f32> {
         let word = self.0.load(Relaxed);
         (word >> 32 != 0).then(|| Self::project(word, now, decay))
     }
@@ -226,14 +231,14 @@ impl Decaying {
     }
 
     /// The value is at least `sample`.
-    fn raise(&self, stamp: u32, sample: f32, decay: Duration) {
+    fn raise(&self, stamp: u32, sample: f32, decay: Decay) {
         self.update(stamp, |word| {
             (sample > Self::project(word, stamp, decay)).then_some(sample)
         });
     }
 
     /// A value of which nothing is left is forgotten, before the counter of its stamp comes round to it again.
-    fn forget(&self, now: u32, decay: Duration) {
+    fn forget(&self, now: u32, decay: Decay) {
         let word = self.0.load(Relaxed);
         if word != 0 && Self::project(word, now, decay) < LEAST {
             // Whoever raised it meanwhile knows better.
@@ -242,7 +247,7 @@ impl Decaying {
     }
 
     /// The value goes to `sample`: up at once, down in proportion to the time since the last sample.
-    fn learn(&self, now: u32, sample: f32, decay: Duration) {
+    fn learn(&self, now: u32, sample: f32, decay: Decay) {
         self.update(now, |word| {
             let value = f32::from_bits((word >> 32) as u32);
             let projected = Self::project(word, now, decay);
@@ -273,87 +278,89 @@ mod tests {
         subset: None,
     };
 
-    fn millis(millis: u64) -> Duration {
-        Duration::from_millis(millis)
+    const TERMS: Terms = Terms::of(&CONFIG);
+
+    fn secs(millis: u16) -> f32 {
+        f32::from(millis) / 1e3
     }
 
     #[test]
     fn a_fast_failure_makes_an_endpoint_less_attractive_than_a_slow_answer() {
-        let now = Instant::now();
-        let [failing, slow] = [(); 2].map(|()| Load::new(now));
-        failing.answered(now, millis(1), &CONFIG);
-        failing.failed(now, Duration::ZERO, &CONFIG);
-        slow.answered(now, millis(2000), &CONFIG);
-        assert!(failing.score(now, &CONFIG) > slow.score(now, &CONFIG));
+        let now = 7_000;
+        let [failing, slow] = [(); 2].map(|()| Load::default());
+        failing.answered(now, secs(1), &TERMS);
+        failing.failed(now, Duration::ZERO, &TERMS);
+        slow.answered(now, secs(2000), &TERMS);
+        assert!(failing.score(now, &TERMS) > slow.score(now, &TERMS));
     }
 
     #[test]
     fn a_failure_is_forgiven_after_some_seconds() {
-        let now = Instant::now();
-        let load = Load::new(now);
-        load.answered(now, millis(1), &CONFIG);
-        load.failed(now, Duration::ZERO, &CONFIG);
-        assert!(load.score(now, &CONFIG) >= 5.0);
-        assert!(load.score(now + millis(20_000), &CONFIG) < 0.005);
+        let now = 7_000;
+        let load = Load::default();
+        load.answered(now, secs(1), &TERMS);
+        load.failed(now, Duration::ZERO, &TERMS);
+        assert!(load.score(now, &TERMS) >= 5.0);
+        assert!(load.score(now + 20_000, &TERMS) < 0.005);
     }
 
     #[test]
     fn a_peer_that_asks_to_be_left_alone_is_forgiven_only_after_that() {
-        let now = Instant::now();
-        let load = Load::new(now);
-        load.answered(now, millis(1), &CONFIG);
-        load.failed(now, millis(30_000), &CONFIG);
-        assert!(load.score(now + millis(29_000), &CONFIG) >= 5.0);
-        assert!(load.score(now + millis(50_000), &CONFIG) < 0.005);
+        let now = 7_000;
+        let load = Load::default();
+        load.answered(now, secs(1), &TERMS);
+        load.failed(now, Duration::from_millis(30_000), &TERMS);
+        assert!(load.score(now + 29_000, &TERMS) >= 5.0);
+        assert!(load.score(now + 50_000, &TERMS) < 0.005);
         // More than five minutes are not granted.
-        let greedy = Load::new(now);
-        greedy.failed(now, millis(86_400_000), &CONFIG);
-        assert!(greedy.score(now + millis(299_000), &CONFIG) >= 5.0);
-        assert!(greedy.score(now + millis(320_000), &CONFIG) < 0.04);
+        let greedy = Load::default();
+        greedy.failed(now, Duration::from_millis(86_400_000), &TERMS);
+        assert!(greedy.score(now + 299_000, &TERMS) >= 5.0);
+        assert!(greedy.score(now + 320_000, &TERMS) < 0.04);
         // An earlier end does not shorten it.
-        load.failed(now + millis(1000), Duration::ZERO, &CONFIG);
-        assert!(load.score(now + millis(29_000), &CONFIG) >= 5.0);
+        load.failed(now + 1000, Duration::ZERO, &TERMS);
+        assert!(load.score(now + 29_000, &TERMS) >= 5.0);
     }
 
     #[test]
     fn latency_goes_up_at_once_and_down_slowly() {
-        let now = Instant::now();
-        let load = Load::new(now);
-        load.answered(now, millis(500), &CONFIG);
-        assert_eq!(load.score(now, &CONFIG), 0.5);
-        load.answered(now + millis(1000), millis(100), &CONFIG);
-        let score = load.score(now + millis(1000), &CONFIG);
+        let now = 7_000;
+        let load = Load::default();
+        load.answered(now, secs(500), &TERMS);
+        assert_eq!(load.score(now, &TERMS), 0.5);
+        load.answered(now + 1000, secs(100), &TERMS);
+        let score = load.score(now + 1000, &TERMS);
         assert!((0.4..0.5).contains(&score), "{score}");
     }
 
     #[test]
     fn reading_projects_the_decay_and_changes_nothing() {
-        let now = Instant::now();
-        let load = Load::new(now);
-        load.answered(now, millis(500), &CONFIG);
-        let later = load.score(now + millis(10_000), &CONFIG);
+        let now = 7_000;
+        let load = Load::default();
+        load.answered(now, secs(500), &TERMS);
+        let later = load.score(now + 10_000, &TERMS);
         assert!((0.18..0.19).contains(&later), "{later}");
-        assert_eq!(load.score(now, &CONFIG), 0.5);
+        assert_eq!(load.score(now, &TERMS), 0.5);
     }
 
     #[test]
     fn giving_up_early_says_nothing_about_an_endpoint_that_is_slower_anyway() {
-        let now = Instant::now();
-        let load = Load::new(now);
-        load.answered(now, millis(500), &CONFIG);
-        load.unanswered(now, millis(100), &CONFIG);
-        assert_eq!(load.score(now, &CONFIG), 0.5);
-        load.unanswered(now, millis(900), &CONFIG);
-        assert_eq!(load.score(now, &CONFIG), 0.9);
+        let now = 7_000;
+        let load = Load::default();
+        load.answered(now, secs(500), &TERMS);
+        load.unanswered(now, secs(100), &TERMS);
+        assert_eq!(load.score(now, &TERMS), 0.5);
+        load.unanswered(now, secs(900), &TERMS);
+        assert_eq!(load.score(now, &TERMS), 0.9);
     }
 
     #[test]
     fn one_that_was_not_measured_is_as_good_as_any_until_it_was() {
-        let now = Instant::now();
-        let [fast, slow, cold] = [(); 3].map(|()| Load::new(now));
-        fast.answered(now, millis(1), &CONFIG);
-        slow.answered(now, millis(100), &CONFIG);
-        let below = |a: &Load, b: &Load| a.cost(now, &CONFIG).is_below(&b.cost(now, &CONFIG));
+        let now = 7_000;
+        let [fast, slow, cold] = [(); 3].map(|()| Load::default());
+        fast.answered(now, secs(1), &TERMS);
+        slow.answered(now, secs(100), &TERMS);
+        let below = |a: &Load, b: &Load| a.cost(now, &TERMS).is_below(&b.cost(now, &TERMS));
         assert!(!below(&fast, &cold) && !below(&cold, &fast));
         assert!(below(&cold, &slow));
         fast.enter(now);
@@ -362,95 +369,93 @@ mod tests {
         assert!(!below(&cold, &fast));
         // It learns from its first answer as from no later one.
         cold.leave();
-        cold.answered(now, millis(2), &CONFIG);
-        assert_eq!(cold.score(now, &CONFIG), 0.002);
+        cold.answered(now, secs(2), &TERMS);
+        assert_eq!(cold.score(now, &TERMS), 0.002);
         assert!(below(&cold, &slow) && !below(&slow, &cold));
         // A failure tells, too.
-        let failed = Load::new(now);
-        failed.failed(now, Duration::ZERO, &CONFIG);
+        let failed = Load::default();
+        failed.failed(now, Duration::ZERO, &TERMS);
         assert!(below(&slow, &failed));
     }
 
     #[test]
     fn among_idle_endpoints_what_is_in_flight_decides() {
-        let now = Instant::now();
-        let later = now + millis(3_600_000);
-        let [busy, idle] = [(); 2].map(|()| Load::new(now));
+        let now = 7_000;
+        let later = now + 3_600_000;
+        let [busy, idle] = [(); 2].map(|()| Load::default());
         busy.enter(later);
-        assert!(busy.score(later, &CONFIG) > idle.score(later, &CONFIG));
+        assert!(busy.score(later, &TERMS) > idle.score(later, &TERMS));
         busy.leave();
-        assert_eq!(busy.score(later, &CONFIG), idle.score(later, &CONFIG));
+        assert_eq!(busy.score(later, &TERMS), idle.score(later, &TERMS));
     }
 
     #[test]
     fn one_that_owes_several_answers_is_as_slow_as_it_has_been_silent() {
-        let now = Instant::now();
-        let [hangs, cold] = [(); 2].map(|()| Load::new(now));
-        hangs.answered(now, millis(10), &CONFIG);
-        let latency = |load: &Load, at| load.cost(at, &CONFIG).latency;
+        let now = 7_000;
+        let [hangs, cold] = [(); 2].map(|()| Load::default());
+        hangs.answered(now, secs(10), &TERMS);
+        let latency = |load: &Load, at| load.cost(at, &TERMS).latency;
         // Nobody expects anything of it.
-        let later = now + millis(60_000);
+        let later = now + 60_000;
         assert!(latency(&hangs, later).unwrap() < 0.001);
         for load in [&hangs, &cold] {
             load.enter(later);
-            load.enter(later + millis(50));
+            load.enter(later + 50);
         }
-        assert_eq!(latency(&hangs, later + millis(100)), Some(0.1));
-        assert_eq!(latency(&cold, later + millis(100)), Some(0.1));
+        assert_eq!(latency(&hangs, later + 100), Some(0.1));
+        assert_eq!(latency(&cold, later + 100), Some(0.1));
         // Who is new has the time that is assumed of it.
-        assert_eq!(latency(&cold, later + millis(20)), None);
+        assert_eq!(latency(&cold, later + 20), None);
         // Who read the clock earlier does not take it for silent.
-        assert!(latency(&hangs, later - millis(1)).unwrap() < 0.001);
+        assert!(latency(&hangs, later - 1).unwrap() < 0.001);
         // A call that was given up says nothing, an answer says that it lives.
-        hangs.enter(later + millis(150));
+        hangs.enter(later + 150);
         hangs.leave();
-        assert_eq!(latency(&hangs, later + millis(200)), Some(0.2));
-        hangs.enter(later + millis(200));
-        hangs.heard(later + millis(300));
+        assert_eq!(latency(&hangs, later + 200), Some(0.2));
+        hangs.enter(later + 200);
+        hangs.heard(later + 300);
         assert_eq!(hangs.in_flight(), 2);
-        assert_eq!(latency(&hangs, later + millis(301)), Some(0.001));
-        assert_eq!(latency(&hangs, later + millis(400)), Some(0.1));
+        assert_eq!(latency(&hangs, later + 301), Some(0.001));
+        assert_eq!(latency(&hangs, later + 400), Some(0.1));
         // One alone may be a call that takes long.
         hangs.leave();
-        assert!(latency(&hangs, later + millis(500)).unwrap() < 0.001);
+        assert!(latency(&hangs, later + 500).unwrap() < 0.001);
     }
 
     #[test]
     fn a_penalty_of_weeks_ago_does_not_come_back() {
-        let start = Instant::now();
-        let load = Load::new(start);
-        load.answered(start, millis(1), &CONFIG);
-        load.failed(start, Duration::ZERO, &CONFIG);
-        let day = millis(86_400_000);
+        let start = 7_000_u32;
+        let load = Load::default();
+        load.answered(start, secs(1), &TERMS);
+        load.failed(start, Duration::ZERO, &TERMS);
+        let day = 86_400_000;
         // Where nobody asks meanwhile, and so nobody has a reason to forget it.
         for days in [1, 24, 25, 30, 49] {
-            let score = load.score(start + day * days, &CONFIG);
+            let score = load.score(start + day * days, &TERMS);
             assert!(score < 0.01, "{score} after {days} days");
         }
         // And where somebody does, not even when the counter of milliseconds has wrapped.
-        load.answered(start + day, millis(1), &CONFIG);
-        let wrapped = start + millis(1 << 32);
-        load.answered(wrapped, millis(1), &CONFIG);
-        let score = load.score(wrapped, &CONFIG);
+        load.answered(start + day, secs(1), &TERMS);
+        load.answered(start, secs(1), &TERMS);
+        let score = load.score(start, &TERMS);
         assert!(score < 0.01, "{score}");
     }
 
     #[test]
     fn an_answer_takes_nothing_from_a_penalty_that_holds() {
-        let now = Instant::now();
-        let load = Load::new(now);
-        load.failed(now, millis(30_000), &CONFIG);
-        load.answered(now + millis(10_000), millis(1), &CONFIG);
-        assert!(load.score(now + millis(30_000), &CONFIG) >= 5.0);
+        let now = 7_000;
+        let load = Load::default();
+        load.failed(now, Duration::from_millis(30_000), &TERMS);
+        load.answered(now + 10_000, secs(1), &TERMS);
+        assert!(load.score(now + 30_000, &TERMS) >= 5.0);
     }
 
     #[test]
     fn seven_weeks_do_not_turn_the_past_into_the_future() {
-        let start = Instant::now();
-        let load = Load::new(start);
-        let before = start + millis(u64::from(u32::MAX) - 10);
-        load.answered(before, millis(500), &CONFIG);
-        assert!(load.score(before + millis(10_000), &CONFIG) < 0.19);
+        let load = Load::default();
+        let before = u32::MAX - 10;
+        load.answered(before, secs(500), &TERMS);
+        assert!(load.score(before.wrapping_add(10_000), &TERMS) < 0.19);
     }
 
     /// What `value` is at 60 s, after it was 5 at 0 s and two threads did what they do at 60 s.
@@ -462,22 +467,22 @@ mod tests {
     ) {
         loom::model(move || {
             let value = std::sync::Arc::new(Decaying::default());
-            value.raise(0, 5.0, CONFIG.forgiveness);
+            value.raise(0, 5.0, TERMS.forgiveness);
             let shared = std::sync::Arc::clone(&value);
             let other = loom::thread::spawn(move || other(&shared, 60_000));
             one(&value, 60_000);
             other.join().unwrap();
-            check(value.at(60_000, CONFIG.forgiveness).unwrap());
+            check(value.at(60_000, TERMS.forgiveness).unwrap());
         });
     }
 
     #[cfg(kit_loom)]
     #[test]
     fn in_every_order_the_higher_of_two_samples_stays() {
-        let high: fn(&Decaying, u32) = |value, now| value.raise(now, 2.0, CONFIG.forgiveness);
+        let high: fn(&Decaying, u32) = |value, now| value.raise(now, 2.0, TERMS.forgiveness);
         let low: [fn(&Decaying, u32); 2] = [
-            |value, now| value.raise(now, 1.0, CONFIG.forgiveness),
-            |value, now| value.learn(now, 1.0, CONFIG.forgiveness),
+            |value, now| value.raise(now, 1.0, TERMS.forgiveness),
+            |value, now| value.learn(now, 1.0, TERMS.forgiveness),
         ];
         for low in low {
             in_every_order(high, low, |value| assert_eq!(value, 2.0));
@@ -488,8 +493,8 @@ mod tests {
     #[test]
     fn in_every_order_a_penalty_that_is_new_is_not_forgotten_with_the_old_one() {
         in_every_order(
-            |value, now| value.forget(now, CONFIG.forgiveness),
-            |value, now| value.raise(now, 5.0, CONFIG.forgiveness),
+            |value, now| value.forget(now, TERMS.forgiveness),
+            |value, now| value.raise(now, 5.0, TERMS.forgiveness),
             |value| assert_eq!(value, 5.0),
         );
     }

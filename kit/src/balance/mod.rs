@@ -283,7 +283,7 @@ impl<S: Clone + 'static, G: Admit, K> Balance<S, G, K> {
                 return Stage::waits(request, again, set.watch.clone(), until);
             }
         }
-        let view = View { now, config, tried };
+        let view = set.view(now, tried);
         let keyed = Keyed(config.hash_slack);
         let picker: Option<&dyn Picker> = self.picker.as_deref().or(match config.pick {
             // Known to the compiler, and so faster.
@@ -322,7 +322,7 @@ impl<S: Clone + 'static, G: Admit, K> Balance<S, G, K> {
         if let Some(tried) = tried {
             tried.add(node.serial);
         }
-        let in_flight = InFlight::new(Arc::clone(node), permit, now, patience, Arc::clone(config));
+        let in_flight = InFlight::new(Arc::clone(node), permit, &view, patience);
         Stage::called(Asked::new(node.service.clone(), request), in_flight)
     }
 }

@@ -33,12 +33,7 @@ impl Table {
     }
 
     fn pick(&self, picker: &dyn Picker, key: Option<HashKey>, rng: &mut StdRng) -> String {
-        let config = BalanceConfig::default();
-        let view = View {
-            now: Instant::now(),
-            config: &config,
-            tried: None,
-        };
+        let view = self.0.view(Instant::now(), None);
         let seen = Seen {
             group: &self.0.all,
             view: &view,
@@ -155,7 +150,7 @@ proptest! {
             let picked = table.pick(&Keyed(slack), Some(HashKey::of(&[key])), &mut rng);
             let index = names.iter().position(|name| *name == picked).unwrap();
             let load = &table.0.all.members.get(index).node.load;
-            load.enter(Instant::now());
+            load.enter(0);
             let share = (before + 1) as f64 * f64::from(weights[index]) / f64::from(total);
             let most = (share * (1.0 + slack.get())).ceil();
             prop_assert!(f64::from(load.in_flight()) <= most + 1e-6);

@@ -6,11 +6,13 @@ use rand::{Rng, RngExt};
 use tokio::time::Instant;
 
 use super::{
-    BalanceConfig, Connect, Gate,
+    BalanceConfig, Connect, Gate, Tried,
     group::{Group, Making, Tally, View},
+    load::{Terms, millis},
     pick::Candidate,
 };
 use crate::{
+    clock,
     endpoint::{Endpoint, Watch},
     policy::Admit,
 };
@@ -22,6 +24,8 @@ pub(super) struct Set<S, G> {
     /// Those of them that are near, where that tells them from others.
     near: Option<Arc<Near<S, G>>>,
     pub(super) config: Arc<BalanceConfig>,
+    /// What loads are reckoned with, as it says.
+    pub(super) terms: Terms,
     /// Which version of it that is.
     version: u64,
     /// Has seen the snapshot that the nodes were made from, so it tells by itself when they are outdated.
@@ -48,6 +52,7 @@ impl<S: 'static, G> Set<S, G> {
         let empty = Self {
             all: Arc::new(Group::empty(now)),
             near: None,
+            terms: Terms::of(&config),
             config: Arc::clone(&config),
             version: 0,
             watch,
@@ -103,6 +108,7 @@ impl<S: 'static, G> Set<S, G> {
         Self {
             all,
             near,
+            terms: Terms::of(&config),
             config,
             version: self.version,
             watch,
@@ -127,6 +133,21 @@ impl<S, G> Near<S, G> {
             group,
             chance: Tally::new(),
         })
+    }
+}
+
+impl<S, G> Set<S, G> {
+    /// How its endpoints look at this moment to a call that was tried at some of them.
+    pub(super) fn view<'a>(&'a self, now: Instant, tried: Option<&'a Tried>) -> View<'a> {
+        let nanos = clock::nanos(now);
+        View {
+            now,
+            nanos,
+            millis: millis(nanos),
+            config: &self.config,
+            terms: &self.terms,
+            tried,
+        }
     }
 }
 

@@ -85,7 +85,7 @@ impl Outbound {
     }
 }
 
-impl<S> Layer<S> for Outbound {
+impl<S: Clone> Layer<S> for Outbound {
     type Service = OutboundService<S>;
 
     fn layer(&self, balance: S) -> OutboundService<S> {

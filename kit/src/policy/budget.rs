@@ -45,7 +45,7 @@ pub struct Budget {
 }
 
 /// What a [`Budget`] allows now, and what was counted.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Terms {
     config: BudgetConfig,
     /// Calls to the left, retries to the right.

@@ -97,10 +97,13 @@ impl<P> Live<P> {
     }
 
     /// A reader for one who reads them at each call.
-    pub fn reader(&self) -> Reader<P> {
+    pub fn reader(&self) -> Reader<P>
+    where
+        P: Clone,
+    {
         Reader {
             version: self.version(),
-            settings: Guard::into_inner(self.get()),
+            settings: P::clone(&self.get()),
             live: self.clone(),
         }
     }
@@ -124,15 +127,16 @@ impl<P: Default> Default for Live<P> {
     }
 }
 
-/// Reads [`Live`] settings and remembers what it read, so that reading them again costs one comparison. Each service
-/// has one of its own; what was replaced lives on until its last reader has looked again.
+/// Reads [`Live`] settings and keeps a copy of what it read, so that reading them again costs one comparison. Each
+/// service has one of its own; settings are small, so that cloning it is cheap.
+#[derive(Clone)]
 pub struct Reader<P> {
     live: Live<P>,
     version: u64,
-    settings: Arc<P>,
+    settings: P,
 }
 
-impl<P> Reader<P> {
+impl<P: Clone> Reader<P> {
     /// The settings at this moment.
     pub fn get(&mut self) -> &P {
         if self.live.version() != self.version {
@@ -144,16 +148,6 @@ impl<P> Reader<P> {
     #[cold]
     fn read_again(&mut self) {
         *self = self.live.reader();
-    }
-}
-
-impl<P> Clone for Reader<P> {
-    fn clone(&self) -> Self {
-        Self {
-            live: self.live.clone(),
-            version: self.version,
-            settings: Arc::clone(&self.settings),
-        }
     }
 }
 

@@ -24,7 +24,7 @@ mod tests;
 use std::{
     fmt,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     task::{Context as Task, Poll, ready},
 };
 
@@ -104,15 +104,18 @@ impl<C> RetryLayer<C> {
     }
 }
 
-impl<S, C: Clone> Layer<S> for RetryLayer<C> {
+impl<S: Clone, C: Clone> Layer<S> for RetryLayer<C> {
     type Service = Retry<S, C>;
 
     fn layer(&self, inner: S) -> Retry<S, C> {
         Retry {
-            inner,
             config: self.config().reader(),
             budget: self.budget().reader(),
-            layer: self.clone(),
+            origin: Arc::new(Origin {
+                service: Mutex::new(inner.clone()),
+                layer: self.clone(),
+            }),
+            inner,
         }
     }
 }
@@ -127,7 +130,24 @@ pub struct Retry<S, C = HttpClassify> {
     inner: S,
     config: Reader<RetryConfig>,
     budget: Reader<Terms>,
+    origin: Arc<Origin<S, C>>,
+}
+
+/// What another attempt is made with, the same for all calls: each of them counts one reference and no more, and copies
+/// nothing of a service that it will hardly ever need.
+#[derive(Debug)]
+struct Origin<S, C> {
+    /// Behind a lock because a service need not be `Sync`; it is taken for an attempt after the first one only.
+    service: Mutex<S>,
     layer: RetryLayer<C>,
+}
+
+impl<S: Clone, C> Origin<S, C> {
+    /// A service that is still to be made ready: the one that was has been called.
+    fn service(&self) -> S {
+        let service = self.service.lock();
+        service.unwrap_or_else(PoisonError::into_inner).clone()
+    }
 }
 
 impl<S, C, B, R> Service<Request<B>> for Retry<S, C>
@@ -172,9 +192,7 @@ where
             state: State::Called {
                 future: self.inner.call(request),
             },
-            // For later attempts, which make it ready again: the one that was ready has been called.
-            service: self.inner.clone(),
-            layer: self.layer.clone(),
+            origin: Arc::clone(&self.origin),
             again,
         }
     }
@@ -209,9 +227,8 @@ pin_project! {
         S: Service<Request<Replay<B>>>,
     {
         #[pin]
-        state: State<S::Future, B>,
-        service: S,
-        layer: RetryLayer<C>,
+        state: State<S, S::Future, B>,
+        origin: Arc<Origin<S, C>>,
         // None: this attempt is the only one.
         again: Option<Again<B>>,
     }
@@ -231,7 +248,7 @@ where
 
 pin_project! {
     #[project = Project]
-    enum State<F, B> {
+    enum State<S, F, B> {
         Called {
             #[pin]
             future: F,
@@ -242,6 +259,7 @@ pin_project! {
             next: Option<Next<B>>,
         },
         Readying {
+            service: S,
             next: Option<Next<B>>,
         },
         Done,
@@ -256,7 +274,7 @@ struct Next<B> {
 
 impl<S, C, B, R> Future for RetryFuture<S, C, B>
 where
-    S: Service<Request<Replay<B>>, Response = Response<R>>,
+    S: Service<Request<Replay<B>>, Response = Response<R>> + Clone,
     S::Error: Into<BoxError>,
     C: Classify<Response<R>>,
     B: Body<Data = Bytes> + TryClone + Unpin,
@@ -265,7 +283,8 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Task<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
-        let shared = &this.layer.shared;
+        let layer = &this.origin.layer;
+        let shared = &layer.shared;
         loop {
             let state = match this.state.as_mut().project() {
                 Project::Called { future } => {
@@ -275,7 +294,7 @@ where
                     let Some(again) = this.again else {
                         return Poll::Ready(result);
                     };
-                    let verdict = this.layer.classify.classify_result(&result);
+                    let verdict = layer.classify.classify_result(&result);
                     if verdict.retry == classify::Retry::No {
                         return Poll::Ready(result);
                     }
@@ -306,18 +325,20 @@ where
                 }
                 Project::Waiting { sleep, next } => {
                     ready!(sleep.poll(cx));
-                    State::Readying { next: next.take() }
+                    State::Readying {
+                        service: this.origin.service(),
+                        next: next.take(),
+                    }
                 }
-                Project::Readying { next } => {
+                Project::Readying { service, next } => {
                     // Its own last word, but of a call that was tried before.
-                    ready!(this.service.poll_ready(cx))
-                        .map_err(|error| RetriesSpent(error.into()))?;
+                    ready!(service.poll_ready(cx)).map_err(|error| RetriesSpent(error.into()))?;
                     let Next { body, withdrawal } = next.take().expect("made once");
                     let again = this.again.as_ref().expect("this is a retry");
                     withdrawal.spend();
                     let request = again.head.request(body, again.previous_attempts);
                     State::Called {
-                        future: this.service.call(request),
+                        future: service.call(request),
                     }
                 }
                 Project::Done => unreachable!("not polled after it was ready"),

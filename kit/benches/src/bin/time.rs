@@ -1,4 +1,4 @@
-//! Measures time: `time [--quick]` prints what all cases cost as JSON, `time run GROUP NAME INNER CALLS` makes calls
+//! Measures time: `time [--quick]` prints what all cases cost as JSON, `time only GROUP...` those of some groups, `time run GROUP NAME INNER CALLS` makes calls
 //! and prints nothing, for those who count its instructions.
 //!
 //! All cases take turns in short rounds, so that what else the machine does hits all of them; what a layer adds is
@@ -25,12 +25,19 @@ fn main() {
     let arguments: Vec<_> = std::env::args().skip(1).collect();
     let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
     match arguments[..] {
-        [] => println!("{}", measure(30, 1_000_000)),
-        ["--quick"] => println!("{}", measure(3, 50_000)),
+        [] => println!("{}", measure(&all(), 30, 1_000_000)),
+        ["--quick"] => println!("{}", measure(&all(), 3, 50_000)),
+        ["only", ref groups @ ..] => {
+            let wanted = |case: &Case| case.group == BARE.group || groups.contains(&case.group);
+            let cases: Vec<_> = all().into_iter().filter(wanted).collect();
+            println!("{}", measure(&cases, 30, 1_000_000));
+        }
         ["run", group, name, inner, calls] => {
             run(group, name, inner, calls.parse().expect("a number"));
         }
-        _ => panic!("time [--quick] | time run GROUP NAME at_once|pending_once CALLS"),
+        _ => panic!(
+            "time [--quick] | time only GROUP... | time run GROUP NAME at_once|pending_once CALLS"
+        ),
     }
 }
 
@@ -203,12 +210,12 @@ impl Row {
     }
 }
 
-fn measure(rounds: usize, batch_nanos: u64) -> Value {
+fn measure(cases: &[Case], rounds: usize, batch_nanos: u64) -> Value {
     let recorder = kit::metrics::install();
     let runtime = runtime();
     let second = Second::start();
     let mut rows = Vec::new();
-    for case in all() {
+    for case in cases.iter().copied() {
         for inner in [Inner::AtOnce, Inner::PendingOnce] {
             let subject = runtime.block_on(async { case.build(inner) });
             let (_, subject) = batch(&runtime, subject, 100, || ());

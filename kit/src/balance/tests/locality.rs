@@ -85,9 +85,9 @@ async fn near_endpoints_that_fail_lose_calls_until_they_are_forgiven() {
         let set = world.balance.shared.set.load();
         let mut members = set.all.members.iter();
         let member = members.find(|member| member.endpoint.id.as_str() == endpoint);
-        let config = BalanceConfig::default();
+        let now = load::millis(clock::nanos(Instant::now()));
         let load = &member.unwrap().node.load;
-        load.failed(Instant::now(), Duration::ZERO, &config);
+        load.failed(now, Duration::ZERO, &set.terms);
     };
     for endpoint in ["a0:1", "a1:1"] {
         fail(&world, endpoint);
