@@ -23,7 +23,6 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{self, Poll, ready},
-    time::Duration,
 };
 
 use http::{Request, Response};
@@ -42,12 +41,15 @@ use crate::{
 
 mod observer;
 mod prometheus;
+mod recorder;
 mod series;
+mod striped;
 
 pub use observer::observer;
 pub use prometheus::{MetricsHandle, install};
 
-use series::{Answer, Key, Known, Recorder, Verb};
+use series::{Answer, Key, Known, Table, Tables, Verb};
+use striped::Lines;
 
 /// Counts and times requests. Clones, and what they build, share their handles on the metrics; and so, through
 /// the process-wide recorder, do layers for the same service.
@@ -56,21 +58,21 @@ use series::{Answer, Key, Known, Recorder, Verb};
 /// pass it before that, for the handle of a metric without a recorder never counts.
 #[derive(Clone, Debug)]
 pub struct MetricsLayer {
-    recorder: Arc<Recorder>,
+    tables: Arc<Tables>,
 }
 
 impl MetricsLayer {
     /// On a server, for requests that `service` answers.
     pub fn inbound(service: &ServiceName) -> Self {
         Self {
-            recorder: Arc::new(Recorder::server(service)),
+            tables: Arc::new(Tables::server(service)),
         }
     }
 
     /// On a client, for calls to `upstream`: around the retries, so that a call is counted once.
     pub fn outbound(upstream: &ServiceName) -> Self {
         Self {
-            recorder: Arc::new(Recorder::client(upstream)),
+            tables: Arc::new(Tables::client(upstream)),
         }
     }
 }
@@ -81,7 +83,7 @@ impl<S> Layer<S> for MetricsLayer {
     fn layer(&self, inner: S) -> Metrics<S> {
         Metrics {
             inner,
-            recorder: Arc::clone(&self.recorder),
+            tables: Arc::clone(&self.tables),
         }
     }
 }
@@ -90,7 +92,7 @@ impl<S> Layer<S> for MetricsLayer {
 #[derive(Clone, Debug)]
 pub struct Metrics<S> {
     inner: S,
-    recorder: Arc<Recorder>,
+    tables: Arc<Tables>,
 }
 
 impl<S, B, R> Service<Request<B>> for Metrics<S>
@@ -107,7 +109,7 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let entered = Entered::new(Arc::clone(&self.recorder), &request);
+        let entered = Entered::new(self.tables.mine(), &request);
         ResponseFuture {
             inner: self.inner.call(request),
             entered: Some(entered),
@@ -145,18 +147,18 @@ where
 /// A request in progress. Whenever it is dropped it is counted: as what it was judged to be, or as cancelled.
 #[derive(Debug)]
 struct Entered {
-    recorder: Arc<Recorder>,
+    table: Arc<Lines<Table>>,
     /// In nanoseconds of [`clock::nanos`].
     began: u64,
     key: Key,
 }
 
 impl Entered {
-    fn new<B>(recorder: Arc<Recorder>, request: &Request<B>) -> Self {
-        recorder.active().increment(1.0);
+    fn new<B>(table: Arc<Lines<Table>>, request: &Request<B>) -> Self {
+        table.0.enter();
         let context = request.extensions().get::<Context>();
         Self {
-            recorder,
+            table,
             began: clock::nanos(clock::now()),
             key: Key {
                 wire: Wire::of(request.headers()),
@@ -197,27 +199,24 @@ impl Entered {
 
 impl Drop for Entered {
     fn drop(&mut self) {
-        self.recorder.active().decrement(1.0);
         let took = clock::nanos(clock::now()).saturating_sub(self.began);
-        let took = Duration::from_nanos(took);
-        self.recorder.record(self.key, took);
+        self.table.0.leave(self.key, took);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use metrics_exporter_prometheus::PrometheusBuilder;
     use tokio_test::{assert_pending, assert_ready_ok, task};
     use tower_test::mock;
 
     use super::*;
     use crate::error::Code;
 
-    /// What is counted while `f` runs.
-    fn counted(f: impl FnOnce()) -> String {
-        let recorder = PrometheusBuilder::new().build_recorder();
-        metrics::with_local_recorder(&recorder, f);
-        recorder.handle().render()
+    /// What is counted when `f` has run, and what it gives back is still there.
+    fn counted<T>(f: impl FnOnce() -> T) -> String {
+        let recorder = recorder::Recorder::new();
+        let _kept = metrics::with_local_recorder(&recorder, f);
+        recorder.reader().render()
     }
 
     type Mock = (
@@ -248,6 +247,57 @@ mod tests {
             "{text}"
         );
         assert!(text.contains("outcome=\"cancelled\""), "{text}");
+    }
+
+    #[test]
+    fn requests_in_progress_of_all_layers_for_a_service_are_added_up() {
+        let text = counted(|| {
+            let request = Request::new(());
+            let enter = |layer: MetricsLayer| Entered::new(layer.tables.mine(), &request);
+            let (one, other) = (enter(inbound()), enter(inbound()));
+            let clone = enter(inbound().clone());
+            drop(other);
+            (one, clone)
+        });
+        let gauge = "http_server_active_requests{service_name=\"users\"} 2";
+        assert!(text.contains(gauge), "{text}");
+    }
+
+    #[test]
+    fn each_way_to_end_is_counted_apart_from_all_others() {
+        let statuses = (100..600).filter(|n| {
+            let status = http::StatusCode::from_u16(*n);
+            status.is_ok_and(|status| status.canonical_reason().is_some())
+        });
+        let statuses: Vec<u16> = statuses.collect();
+        let text = counted(|| {
+            let tables = inbound().tables;
+            for times in 1..=2 {
+                for status in statuses.iter().step_by(times) {
+                    let key = Key {
+                        wire: Wire::Json,
+                        verb: Verb::of(&http::Method::GET),
+                        method: None,
+                        answer: Answer::Response {
+                            status: *status,
+                            code: None,
+                            outcome: Outcome::Success,
+                            rejection: None,
+                        },
+                    };
+                    tables.mine().0.leave(key, 1);
+                }
+            }
+        });
+        for (n, status) in statuses.iter().enumerate() {
+            let label = format!("status_code=\"{status}\"}}");
+            let mut counts = text
+                .lines()
+                .filter(|line| line.contains("_count{") && line.contains(&label));
+            let count = if n % 2 == 0 { " 2" } else { " 1" };
+            assert!(counts.next().unwrap().ends_with(count), "{status}: {text}");
+            assert_eq!(counts.next(), None);
+        }
     }
 
     #[tokio::test(start_paused = true)]
@@ -294,8 +344,7 @@ mod tests {
         let result = Ok::<_, BoxError>(response);
         let text = counted(|| {
             let request = Request::post("/create?x=1").body(()).unwrap();
-            let recorder = Arc::clone(&inbound().recorder);
-            Entered::new(recorder, &request).judge(&result);
+            Entered::new(inbound().tables.mine(), &request).judge(&result);
         });
         for part in [
             "http_route=\"/create\"",
@@ -313,8 +362,7 @@ mod tests {
         let result = Ok::<_, BoxError>(response);
         let text = counted(|| {
             let request = Request::post("/x").header("content-type", "application/grpc");
-            let recorder = Arc::clone(&inbound().recorder);
-            Entered::new(recorder, &request.body(()).unwrap()).judge(&result);
+            Entered::new(inbound().tables.mine(), &request.body(()).unwrap()).judge(&result);
         });
         assert!(
             text.contains("rpc_response_status_code=\"NOT_FOUND\""),

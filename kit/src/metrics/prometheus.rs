@@ -3,21 +3,14 @@
 use std::{fmt, fs, sync::OnceLock, time::SystemTime};
 
 use metrics::{Unit, describe_counter, describe_gauge, describe_histogram, gauge};
-use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
+use super::recorder::{Reader, Recorder};
 use crate::name::ServiceName;
-
-/// OpenTelemetry's advice for durations of requests, and three more below it: services of one machine answer in
-/// less than 5 ms.
-const SECONDS: [f64; 17] = [
-    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0,
-    7.5, 10.0,
-];
 
 /// Reads what the process-wide recorder has counted. Clones read the same.
 #[derive(Clone)]
 pub struct MetricsHandle {
-    recorder: PrometheusHandle,
+    recorder: Reader,
 }
 
 /// Makes the kit's recorder the one of the process, the first time it is called; afterwards returns the same
@@ -27,12 +20,9 @@ pub fn install() -> MetricsHandle {
     static INSTALLED: OnceLock<MetricsHandle> = OnceLock::new();
     INSTALLED
         .get_or_init(|| {
-            let recorder = PrometheusBuilder::new()
-                .set_buckets_for_metric(Matcher::Suffix("_duration_seconds".into()), &SECONDS)
-                .expect("there are buckets")
-                .build_recorder();
+            let recorder = Recorder::new();
             let handle = MetricsHandle {
-                recorder: recorder.handle(),
+                recorder: recorder.reader(),
             };
             if metrics::set_global_recorder(recorder).is_err() {
                 tracing::warn!("another metrics recorder is installed; /metrics will be empty");
@@ -178,8 +168,8 @@ impl MetricsHandle {
         lines.filter(|line| !line.ends_with(" NaN\n")).collect()
     }
 
-    /// Makes room: the samples of histograms are kept one by one until this is called or somebody
-    /// [`render`](Self::render)s. A server calls it every few seconds.
+    /// Makes room: the samples of histograms, except those whose names end in `_duration_seconds`, are kept one by one
+    /// until this is called or somebody [`render`](Self::render)s. A server calls it every few seconds.
     pub fn run_upkeep(&self) {
         self.recorder.run_upkeep();
     }

@@ -1,17 +1,14 @@
 //! The series of one layer, each looked up by a key of words that are not allocated.
 
 use std::{
-    collections::HashMap,
-    fmt,
-    hash::{BuildHasherDefault, Hash, Hasher},
+    fmt, ptr,
     sync::{Arc, OnceLock},
-    time::Duration,
 };
 
-use arc_swap::ArcSwap;
 use http::StatusCode;
 use metrics::{Counter, Gauge, Histogram, Label, SharedString};
 
+use super::striped::{Lines, Striped};
 use crate::{
     classify::Outcome,
     error::Code,
@@ -21,7 +18,7 @@ use crate::{
 
 /// The method of a request, as a label: those of RFC 9110 and RFC 5789, and one word for all others. It is where
 /// that word stands in [`VERBS`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Verb(u8);
 
 const VERBS: [&str; 10] = [
@@ -30,6 +27,10 @@ const VERBS: [&str; 10] = [
 
 impl Verb {
     pub(super) fn of(method: &http::Method) -> Self {
+        // Mostly the first: what the kit's own clients and servers speak.
+        if *method == http::Method::POST {
+            return Self(0);
+        }
         let known = VERBS.iter().position(|known| method.as_str() == *known);
         Self(known.unwrap_or(VERBS.len() - 1) as u8)
     }
@@ -40,7 +41,7 @@ impl Verb {
 }
 
 /// How a request ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Answer {
     Response {
         status: u16,
@@ -57,7 +58,7 @@ pub(super) enum Answer {
 }
 
 /// Which series a request counts for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Key {
     pub(super) wire: Wire,
     pub(super) verb: Verb,
@@ -72,69 +73,42 @@ pub(super) struct Known(pub(super) &'static Method);
 
 impl PartialEq for Known {
     fn eq(&self, other: &Self) -> bool {
-        std::ptr::eq(self.0, other.0)
+        ptr::eq(self.0, other.0)
     }
 }
 
 impl Eq for Known {}
 
-impl Hash for Known {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        std::ptr::hash(self.0, state);
+impl Key {
+    /// In which chain of a [`Table`] it is.
+    fn chain(&self) -> usize {
+        let method = self
+            .method
+            .map_or(0, |Known(method)| ptr::from_ref(method).addr());
+        let answer = match self.answer {
+            Answer::Response { status, code, .. } => {
+                usize::from(status) + code.map_or(0, |code| 1 + code as usize)
+            }
+            Answer::Error { outcome, .. } => outcome as usize,
+            Answer::Cancelled => usize::MAX,
+        };
+        // What lies one behind the other is spread (Fibonacci hashing); the highest bits are the best.
+        let mixed = (method ^ answer) as u64;
+        (mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (u64::BITS - CHAINS.ilog2())) as usize
     }
 }
 
-/// Hashes keys, which are a few small numbers and are not chosen by anybody outside: multiplies and turns, as rustc's
-/// own tables do ("FxHash").
-#[derive(Default)]
-struct Mix(u64);
-
-impl Hasher for Mix {
-    fn write(&mut self, bytes: &[u8]) {
-        bytes
-            .iter()
-            .for_each(|byte| self.write_u64(u64::from(*byte)));
-    }
-
-    fn write_u8(&mut self, number: u8) {
-        self.write_u64(number.into());
-    }
-
-    fn write_u16(&mut self, number: u16) {
-        self.write_u64(number.into());
-    }
-
-    fn write_u64(&mut self, number: u64) {
-        self.0 = (self.0.rotate_left(5) ^ number).wrapping_mul(0x517c_c1b7_2722_0a95);
-    }
-
-    fn write_usize(&mut self, number: usize) {
-        self.write_u64(number as u64);
-    }
-
-    fn write_isize(&mut self, number: isize) {
-        self.write_u64(number as u64);
-    }
-
-    fn finish(&self) -> u64 {
-        // The table goes by the highest bits and by the lowest; multiplying leaves little in the latter.
-        self.0.rotate_left(26)
-    }
+/// What one layer counts in, for each thread.
+pub(super) struct Tables {
+    whose: Whose,
+    tables: Striped<Arc<Lines<Table>>>,
 }
 
-/// The handles of one key.
-struct Series {
-    duration: Histogram,
-    rejections: Option<Counter>,
-}
-
-/// All series of one side of one service. They are found without a lock, and a new one is rare: there are as
-/// many as there are methods and ways for them to end.
-pub(super) struct Recorder {
+/// One side of one service.
+#[derive(Clone, Debug)]
+struct Whose {
     side: Side,
     service: SharedString,
-    active: OnceLock<Gauge>,
-    series: ArcSwap<HashMap<Key, Arc<Series>, BuildHasherDefault<Mix>>>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -143,7 +117,28 @@ enum Side {
     Client,
 }
 
-impl Recorder {
+/// The series of one layer that threads have counted in. It only grows, so they are found without a lock or a guard; by as
+/// many as there are methods and ways for them to end, so it stays small.
+pub(super) struct Table {
+    whose: Whose,
+    active: Gauge,
+    chains: [Link; CHAINS],
+}
+
+/// A power of two.
+const CHAINS: usize = 32;
+
+type Link = OnceLock<Box<Series>>;
+
+/// The handles of one key.
+struct Series {
+    key: Key,
+    duration: Histogram,
+    rejections: Option<Counter>,
+    next: Link,
+}
+
+impl Tables {
     pub(super) fn server(service: &ServiceName) -> Self {
         Self::new(Side::Server, service)
     }
@@ -153,57 +148,78 @@ impl Recorder {
     }
 
     fn new(side: Side, service: &ServiceName) -> Self {
+        let service = SharedString::from_shared(service.as_str().into());
         Self {
-            side,
-            service: SharedString::from_shared(service.as_str().into()),
-            active: OnceLock::new(),
-            series: ArcSwap::default(),
+            whose: Whose { side, service },
+            tables: Striped::new(),
         }
     }
 
+    /// That of this thread; each request in progress has a reference to it, so that not even these are counted in one
+    /// place.
+    pub(super) fn mine(&self) -> Arc<Lines<Table>> {
+        let make = || Arc::new(Lines(Table::new(self.whose.clone())));
+        Arc::clone(self.tables.mine(make))
+    }
+}
+
+impl Whose {
     /// The label that says whose series these are.
-    fn whose(&self) -> Label {
+    fn label(&self) -> Label {
         let name = match self.side {
             Side::Server => "service_name",
             Side::Client => "peer_service",
         };
         Label::new(name, self.service.clone())
     }
+}
 
-    /// The gauge of requests in progress.
-    pub(super) fn active(&self) -> &Gauge {
-        self.active.get_or_init(|| {
-            let labels = vec![self.whose()];
-            match self.side {
-                Side::Server => metrics::gauge!("http_server_active_requests", labels),
-                Side::Client => metrics::gauge!("http_client_active_requests", labels),
-            }
-        })
+impl Table {
+    fn new(whose: Whose) -> Self {
+        let labels = vec![whose.label()];
+        let active = match whose.side {
+            Side::Server => metrics::gauge!("http_server_active_requests", labels),
+            Side::Client => metrics::gauge!("http_client_active_requests", labels),
+        };
+        Self {
+            whose,
+            active,
+            chains: [const { OnceLock::new() }; CHAINS],
+        }
     }
 
-    pub(super) fn record(&self, mut key: Key, took: Duration) {
+    /// A request begins.
+    pub(super) fn enter(&self) {
+        self.active.increment(1.0);
+    }
+
+    /// A request ended, after so many nanoseconds.
+    pub(super) fn leave(&self, mut key: Key, took: u64) {
+        self.active.decrement(1.0);
         if let Answer::Response { status, .. } = &mut key.answer {
             *status = known(*status);
         }
-        match self.series.load().get(&key) {
-            Some(series) => series.record(took),
-            None => self.insert(key).record(took),
+        let series = self.series(&key);
+        series.duration.record(took as f64 / 1e9);
+        if let Some(rejections) = &series.rejections {
+            rejections.increment(1);
+        }
+    }
+
+    fn series(&self, key: &Key) -> &Series {
+        let mut link = &self.chains[key.chain()];
+        loop {
+            let series = link.get_or_init(|| Box::new(self.register(*key)));
+            if series.key == *key {
+                return series;
+            }
+            link = &series.next;
         }
     }
 
     #[cold]
-    fn insert(&self, key: Key) -> Arc<Series> {
-        let series = Arc::new(self.register(&key));
-        self.series.rcu(|all| {
-            let mut all = HashMap::clone(all);
-            all.insert(key, Arc::clone(&series));
-            all
-        });
-        series
-    }
-
-    fn register(&self, key: &Key) -> Series {
-        let mut labels = vec![self.whose()];
+    fn register(&self, key: Key) -> Series {
+        let mut labels = vec![self.whose.label()];
         let mut label =
             |name: &'static str, value: SharedString| labels.push(Label::new(name, value));
         let (outcome, rejection) = match key.answer {
@@ -236,23 +252,25 @@ impl Recorder {
                 }
             }
         }
-        if let Some(error) = error_type(key, rejection) {
+        if let Some(error) = error_type(&key, rejection) {
             label("error_type", error);
         }
-        let name = match (self.side, key.wire) {
+        let name = match (self.whose.side, key.wire) {
             (Side::Server, Wire::Json) => "http_server_request_duration_seconds",
             (Side::Server, Wire::Grpc) => "rpc_server_call_duration_seconds",
             (Side::Client, Wire::Json) => "http_client_request_duration_seconds",
             (Side::Client, Wire::Grpc) => "rpc_client_call_duration_seconds",
         };
         Series {
+            key,
             duration: metrics::histogram!(name, labels),
             rejections: rejection.map(|reason| {
                 metrics::counter!(
                     "kit_rejections_total",
-                    vec![self.whose(), Label::new("reason", reason)]
+                    vec![self.whose.label(), Label::new("reason", reason)]
                 )
             }),
+            next: OnceLock::new(),
         }
     }
 }
@@ -285,20 +303,14 @@ fn known(status: u16) -> u16 {
     }
 }
 
-impl Series {
-    fn record(&self, took: Duration) {
-        self.duration.record(took);
-        if let Some(rejections) = &self.rejections {
-            rejections.increment(1);
-        }
+impl fmt::Debug for Tables {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Tables").field(&self.whose).finish()
     }
 }
 
-impl fmt::Debug for Recorder {
+impl fmt::Debug for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Recorder")
-            .field("side", &self.side)
-            .field("service", &self.service)
-            .finish_non_exhaustive()
+        f.debug_tuple("Table").field(&self.whose).finish()
     }
 }
