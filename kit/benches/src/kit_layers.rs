@@ -117,10 +117,11 @@ pub(crate) fn fault(inner: Inner) -> Box<dyn Subject> {
     shared(FaultLayer::default().layer(Bare(inner)))
 }
 
-/// The delay is observed; until it is known, and later where answers come before it, nothing is hedged.
+/// Answers come long before the delay, which is fixed as the peer's is: one that is observed differs from run to run,
+/// and with it what a call costs.
 pub(crate) fn hedge(inner: Inner) -> Box<dyn Subject> {
     let config = HedgeConfig {
-        min_delay: Duration::from_secs(1),
+        delay: Some(Duration::from_secs(1)),
         ..HedgeConfig::default()
     };
     shared(HedgeLayer::new(config, Budget::default(), nobody()).layer(Bare(inner)))
