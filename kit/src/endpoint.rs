@@ -108,7 +108,7 @@ impl Snapshot {
 
 /// Each of `new`, with the place at which `old` has the endpoint of the same id; both are ordered by id. One walk
 /// over both, that looks at ids only where the two do not share an endpoint.
-pub(crate) fn beside<'a>(
+fn beside<'a>(
     new: impl Iterator<Item = &'a Arc<Endpoint>>,
     old: impl Iterator<Item = &'a Arc<Endpoint>>,
 ) -> impl Iterator<Item = (&'a Arc<Endpoint>, Option<usize>)> {

@@ -17,13 +17,12 @@ use super::{
     locality::Capacity,
     pick::Candidate,
     picker::Source,
-    ring::{self, Ring},
+    ring::Ring,
     weights::Weights,
 };
 use crate::{
     Rejection, clock,
-    endpoint::{Endpoint, beside},
-    name::EndpointId,
+    endpoint::Endpoint,
     policy::Admit,
     sync::atomic::{AtomicU64, Ordering::Relaxed},
 };
@@ -106,6 +105,16 @@ impl<S, G> Clone for Member<S, G> {
     }
 }
 
+impl<S, G> Member<S, G> {
+    /// Which of the two has its id first.
+    fn compare(&self, endpoint: &Arc<Endpoint>) -> Ordering {
+        if Arc::ptr_eq(&self.endpoint, endpoint) {
+            return Ordering::Equal;
+        }
+        self.endpoint.id.cmp(&endpoint.id)
+    }
+}
+
 /// What is known of one endpoint: kept from snapshot to snapshot, and until the last request to it has ended.
 pub(super) struct Node<S, G> {
     pub(super) service: S,
@@ -152,10 +161,7 @@ impl<S: 'static, G> Keys<Member<S, G>> for Making<'_, S, G> {
     }
 
     fn compare(&self, member: &Member<S, G>, endpoint: &Arc<Endpoint>) -> Ordering {
-        if Arc::ptr_eq(&member.endpoint, endpoint) {
-            return Ordering::Equal;
-        }
-        member.endpoint.id.cmp(&endpoint.id)
+        member.compare(endpoint)
     }
 
     /// An endpoint that stays, at the same address, keeps its connections and all that was learnt about it; what
@@ -195,7 +201,7 @@ impl<S, G> Keys<Member<S, G>> for Taken {
     }
 
     fn compare(&self, member: &Member<S, G>, key: &Member<S, G>) -> Ordering {
-        member.endpoint.id.cmp(&key.endpoint.id)
+        by_id(member, key)
     }
 
     fn make(&self, key: &Member<S, G>, _: Option<&Member<S, G>>) -> Member<S, G> {
@@ -253,10 +259,12 @@ impl<S, G> Group<S, G> {
                 .set(Weights::after(old, &self.members, |member| member.weight));
         }
         if let Some(ring) = old.ring.get() {
-            let (new, old) = (self.unlike(old), old.unlike(self));
-            let came = newcomers(&new, &old);
-            let gone = newcomers(&old, &new);
-            let _ = self.ring.set(ring::after(ring, gone, came));
+            let (new, old) = (&self.members, &old.members);
+            let gone = old.not_in(new, by_id).map(|(index, _)| index);
+            let came = new
+                .not_in(old, by_id)
+                .map(|(index, member)| (index, &member.endpoint.id));
+            let _ = self.ring.set(ring.next(gone, came));
         }
         match pick {
             Pick::PeakEwma | Pick::RoundRobin | Pick::Random => {}
@@ -268,12 +276,6 @@ impl<S, G> Group<S, G> {
                 self.ring();
             }
         }
-    }
-
-    /// The endpoints in those pieces of this group that the other one does not share.
-    fn unlike<'a>(&'a self, other: &'a Self) -> Vec<&'a Arc<Endpoint>> {
-        let members = self.members.unlike(&other.members);
-        members.map(|member| &member.endpoint).collect()
     }
 
     pub(super) fn endpoints(&self) -> impl Iterator<Item = &Arc<Endpoint>> {
@@ -292,19 +294,14 @@ impl<S, G> Group<S, G> {
 
     pub(super) fn ring(&self) -> &Ring {
         made(&self.ring, || {
-            let all = self.endpoints().map(|endpoint| &endpoint.id);
-            ring::after(&Ring::empty(), iter::empty(), all)
+            let all = self.endpoints().map(|endpoint| &endpoint.id).enumerate();
+            Ring::default().next(iter::empty(), all)
         })
     }
 }
 
-/// The ids of those of `new` that are not in `old`; both are ordered by id.
-fn newcomers<'a>(
-    new: &[&'a Arc<Endpoint>],
-    old: &[&'a Arc<Endpoint>],
-) -> impl Iterator<Item = &'a EndpointId> {
-    let beside = beside(new.iter().copied(), old.iter().copied());
-    beside.filter_map(|(endpoint, place)| place.is_none().then_some(&endpoint.id))
+fn by_id<S, G>(a: &Member<S, G>, b: &Member<S, G>) -> Ordering {
+    a.compare(&b.endpoint)
 }
 
 impl<S, G: Admit> Group<S, G> {
@@ -386,6 +383,11 @@ impl<S, G: Admit> Source for Seen<'_, S, G> {
         self.group.members.get(index).node.load.in_flight()
     }
 
+    fn in_flight_and_weight(&self, index: usize) -> (u32, u32) {
+        let member = self.group.members.get(index);
+        (member.node.load.in_flight(), member.weight)
+    }
+
     fn total_in_flight(&self) -> usize {
         let group = self.group;
         group
@@ -411,11 +413,6 @@ impl<S, G: Admit> Source for Seen<'_, S, G> {
 
     fn ring(&self) -> &Ring {
         self.group.ring()
-    }
-
-    fn find(&self, id: &EndpointId) -> usize {
-        let members = &self.group.members;
-        members.partition_point(|member| member.endpoint.id < *id)
     }
 }
 

@@ -10,7 +10,7 @@ use rand::{Rng, RngExt};
 use serde::{Deserialize, Serialize};
 
 use super::{load::Cost, ring::Ring, weights::Weights};
-use crate::{endpoint::Endpoint, name::EndpointId};
+use crate::endpoint::Endpoint;
 
 /// Proposes which endpoint takes a request.
 ///
@@ -74,13 +74,13 @@ pub(super) trait Source {
     fn len(&self) -> usize;
     fn endpoint(&self, index: usize) -> &Endpoint;
     fn in_flight(&self, index: usize) -> u32;
+    /// With its weight, for the price of one look.
+    fn in_flight_and_weight(&self, index: usize) -> (u32, u32);
     fn total_in_flight(&self) -> usize;
     fn cost(&self, index: usize) -> Cost;
     fn is_usable(&self, index: usize) -> bool;
     fn weights(&self) -> &Weights;
     fn ring(&self) -> &Ring;
-    /// The index of the one with this id, which there is.
-    fn find(&self, id: &EndpointId) -> usize;
 }
 
 /// The endpoints that a [`Picker`] chooses from, ordered by id, with closed gates or not. There is at least one.

@@ -94,6 +94,21 @@ fn a_hash_key_stays_the_same_in_all_releases() {
 }
 
 #[test]
+fn a_key_goes_to_the_same_endpoint_in_all_releases() {
+    let table = Table::of(&names(10));
+    let mut rng = StdRng::seed_from_u64(7);
+    for (name, at) in [
+        ("ann", "h0:1"),
+        ("carol", "h4:1"),
+        ("dave", "h6:1"),
+        ("eve", "h2:1"),
+    ] {
+        let key = HashKey::of(name.as_bytes());
+        assert_eq!(table.pick(&Keyed(Ratio::ONE), Some(key), &mut rng), at);
+    }
+}
+
+#[test]
 fn keys_spread_over_the_endpoints() {
     let table = Table::of(&names(10));
     let mut rng = StdRng::seed_from_u64(7);

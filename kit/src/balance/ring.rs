@@ -7,10 +7,7 @@
 
 use std::fmt;
 
-use super::{
-    chunked::Chunked,
-    picker::{Call, Candidates, Picker},
-};
+use super::picker::{Call, Candidates, Picker};
 use crate::{name::EndpointId, policy::Ratio};
 
 /// From how many places a key looks for the nearest endpoint.
@@ -18,36 +15,103 @@ const PROBES: u64 = 21;
 /// How many endpoints a key is passed on to at most; the paper expects 2 / slack² at worst.
 const STEPS: usize = 256;
 
-/// The endpoints by their places on the ring, which depend on the ids only, so all processes agree.
-pub(super) type Ring = Chunked<Point>;
-
-/// Where an endpoint stands on the ring.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Point {
-    place: u64,
-    id: EndpointId,
+/// The members of a group by their places on the ring, which depend on the ids only, so all processes agree.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Ring {
+    /// In order, and nothing between them, so that a search reads hardly more than one line of the cache.
+    places: Vec<u64>,
+    /// Who stands at each place, by its index in the group.
+    members: Vec<u32>,
+    /// Of as many equal parts of the ring as there are places, how many places there are before each. Places are as
+    /// even as hashes, so a search that begins there ends after a step or two, however many there are.
+    starts: Vec<u32>,
 }
 
-impl Point {
-    fn of(id: &EndpointId) -> Self {
-        Self {
-            place: HashKey::of(id.as_str().as_bytes()).0,
-            id: id.clone(),
+impl Ring {
+    /// The ring of the next group: those that had the indices `gone` are not in it, and those that have the indices and
+    /// ids `came` were not in the one before. Both are in order.
+    pub(super) fn next<'a>(
+        &self,
+        gone: impl Iterator<Item = usize>,
+        came: impl Iterator<Item = (usize, &'a EndpointId)>,
+    ) -> Self {
+        // For each newcomer, how many of those that stay are before it.
+        let mut gaps = Vec::new();
+        let mut points = Vec::new();
+        for (index, id) in came {
+            gaps.push(index - points.len());
+            points.push((HashKey::of(id.as_str().as_bytes()).0, index as u32));
         }
+        points.sort_unstable();
+        let gone: Vec<_> = gone.collect();
+        // Where one is now, if it stays: those that do are in the same order as before.
+        let now = |member: usize| {
+            let rank = member - gone.binary_search(&member).err()?;
+            Some((rank + gaps.partition_point(|gap| *gap <= rank)) as u32)
+        };
+        let len = self.len() - gone.len() + points.len();
+        let (mut places, mut members) = (Vec::with_capacity(len), Vec::with_capacity(len));
+        let mut add = |(place, member)| {
+            places.push(place);
+            members.push(member);
+        };
+        let mut came = points.into_iter().peekable();
+        for (place, member) in self.places.iter().zip(&self.members) {
+            if let Some(member) = now(*member as usize) {
+                // Those at the same place are in the order of their ids, too.
+                let stays = (*place, member);
+                while let Some(point) = came.next_if(|point| *point < stays) {
+                    add(point);
+                }
+                add(stays);
+            }
+        }
+        came.for_each(add);
+        Self {
+            starts: starts(&places),
+            places,
+            members,
+        }
+    }
+
+    fn len(&self) -> usize {
+        self.places.len()
+    }
+
+    /// The index of the first place that is not before `place`, or else of the first one.
+    fn at_or_after(&self, place: u64) -> usize {
+        let start = self.starts[part(place, self.len())] as usize;
+        let steps = self.places[start..].iter().position(|at| *at >= place);
+        steps.map_or(0, |steps| start + steps)
+    }
+
+    /// Where the place is that follows one of the places of `key` most closely.
+    fn nearest(&self, key: HashKey) -> usize {
+        let probe = |n: u64| {
+            let place = mix(key.0 ^ n.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+            let next = self.at_or_after(place);
+            (self.places[next].wrapping_sub(place), next)
+        };
+        let (_, index) = (1..=PROBES).map(probe).min().expect("there are some");
+        index
     }
 }
 
-/// The ring after these endpoints have gone and those have come.
-pub(super) fn after<'a>(
-    ring: &Ring,
-    gone: impl Iterator<Item = &'a EndpointId>,
-    came: impl Iterator<Item = &'a EndpointId>,
-) -> Ring {
-    let (mut gone, mut came): (Vec<_>, Vec<_>) =
-        (gone.map(Point::of).collect(), came.map(Point::of).collect());
-    gone.sort_unstable();
-    came.sort_unstable();
-    ring.changed(&gone, came)
+/// How many of `places`, which are in order, are before each of as many parts of the ring.
+fn starts(places: &[u64]) -> Vec<u32> {
+    let mut starts = Vec::with_capacity(places.len());
+    for (before, place) in (0..).zip(places) {
+        while starts.len() <= part(*place, places.len()) {
+            starts.push(before);
+        }
+    }
+    starts.resize(places.len(), places.len() as u32);
+    starts
+}
+
+/// In which of so many equal parts of the ring `place` is.
+fn part(place: u64, parts: usize) -> usize {
+    ((u128::from(place) * parts as u128) >> 64) as usize
 }
 
 /// Which requests belong together, in the extensions of a request: those with the same key go to the same endpoint
@@ -138,14 +202,14 @@ impl Picker for Keyed {
 fn walk(candidates: &Candidates<'_>, key: HashKey, slack: Ratio, turn: usize) -> usize {
     let source = candidates.source();
     let ring = source.ring();
-    let start = nearest(ring, key);
-    let at = |step: usize| source.find(&ring.get((start + step) % ring.len()).id);
+    let start = ring.nearest(key);
+    let at = |step: usize| ring.members[(start + step) % ring.len()] as usize;
     let weights = source.weights().total() as f64;
     let requests = (candidates.total_in_flight() + 1) as f64 * (1.0 + slack.get());
     let has_room = |index: &usize| {
-        let weight = f64::from(candidates.endpoint(*index).weight.max(1));
-        let room = (requests * weight / weights).ceil();
-        f64::from(candidates.in_flight(*index)) < room
+        let (in_flight, weight) = source.in_flight_and_weight(*index);
+        let room = (requests * f64::from(weight) / weights).ceil();
+        f64::from(in_flight) < room
     };
     let onward = (0..ring.len().min(STEPS)).map(at);
     onward
@@ -155,13 +219,55 @@ fn walk(candidates: &Candidates<'_>, key: HashKey, slack: Ratio, turn: usize) ->
         .unwrap_or_else(|| at(turn))
 }
 
-/// Where on the ring the point is that follows one of the places of `key` most closely.
-fn nearest(ring: &Ring, key: HashKey) -> usize {
-    let probe = |n: u64| {
-        let place = mix(key.0 ^ n.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        let next = ring.partition_point(|point| point.place < place) % ring.len();
-        (ring.get(next).place.wrapping_sub(place), next)
-    };
-    let (_, index) = (1..=PROBES).map(probe).min().expect("there are some");
-    index
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeSet, iter};
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// Through any changes, whoever looks from anywhere finds the one that a look at all of them finds.
+        #[test]
+        fn a_search_finds_the_next_one_however_the_ring_was_made(
+            steps in prop::collection::vec(prop::collection::btree_set(0_u16..600, 0..60), 1..8),
+            first in 0_u16..400,
+            looks in prop::collection::vec(any::<u64>(), 50),
+        ) {
+            let ids: Vec<EndpointId> = (0..600).map(|n| format!("h{n:03}:1").parse().unwrap()).collect();
+            // Those of `these`, by their indices there, that are not among the others.
+            let not_in = |these: &BTreeSet<u16>, others: &BTreeSet<u16>| -> Vec<_> {
+                let others = others.clone();
+                let these = these.iter().copied().enumerate();
+                these.filter(|(_, id)| !others.contains(id)).collect()
+            };
+            let made = |ring: &Ring, before: &BTreeSet<u16>, after: &BTreeSet<u16>| {
+                let gone = not_in(before, after).into_iter().map(|(index, _)| index);
+                let came = not_in(after, before).into_iter();
+                ring.next(gone, came.map(|(index, id)| (index, &ids[usize::from(id)])))
+            };
+            let none = BTreeSet::new();
+            let mut present: BTreeSet<_> = (0..first).collect();
+            let mut ring = made(&Ring::default(), &none, &present);
+            for turned in steps {
+                let after = present.symmetric_difference(&turned).copied().collect();
+                ring = made(&ring, &present, &after);
+                present = after;
+                prop_assert_eq!(&ring, &made(&Ring::default(), &none, &present));
+
+                let place = |id: &u16| HashKey::of(ids[usize::from(*id)].as_str().as_bytes()).0;
+                let mut points: Vec<_> = present.iter().map(place).zip(0..).collect();
+                points.sort_unstable();
+                let on_ring = iter::zip(ring.places.iter().copied(), ring.members.iter().copied());
+                prop_assert!(on_ring.eq(points.iter().copied()));
+                let around = |(at, _): &(u64, u32)| [at.wrapping_sub(1), *at, at.wrapping_add(1)];
+                let looks = looks.iter().copied().chain([0, u64::MAX]);
+                for look in looks.chain(points.iter().flat_map(around)).filter(|_| !points.is_empty()) {
+                    let next = points.iter().position(|(at, _)| *at >= look);
+                    prop_assert_eq!(ring.at_or_after(look), next.unwrap_or(0));
+                }
+            }
+        }
+    }
 }
