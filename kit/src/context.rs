@@ -267,21 +267,11 @@ impl<const N: usize> fmt::Display for Hex<N> {
     }
 }
 
-/// Writes each of `bytes` as two hexadecimal digits.
+/// Writes each of `bytes` as two hexadecimal digits; by reckoning, which is done for many at once.
 fn write_hex(text: &mut [u8], bytes: &[u8]) {
-    /// The two digits of each byte.
-    const PAIRS: [[u8; 2]; 256] = {
-        let digits = b"0123456789abcdef";
-        let mut pairs = [[0; 2]; 256];
-        let mut byte = 0;
-        while byte < 256 {
-            pairs[byte] = [digits[byte >> 4], digits[byte & 15]];
-            byte += 1;
-        }
-        pairs
-    };
+    let digit = |number: u8| number + if number < 10 { b'0' } else { b'a' - 10 };
     for (pair, byte) in text.chunks_exact_mut(2).zip(bytes) {
-        pair.copy_from_slice(&PAIRS[usize::from(*byte)]);
+        pair.copy_from_slice(&[digit(byte >> 4), digit(byte & 15)]);
     }
 }
 
@@ -308,14 +298,20 @@ impl FromStr for TraceContext {
     type Err = InvalidTraceparent;
 
     fn from_str(text: &str) -> Result<Self, InvalidTraceparent> {
-        let mut parts = text.split('-');
-        let mut part = || parts.next().ok_or(InvalidTraceparent);
-        let [version]: [u8; 1] = hex(part()?)?;
-        let trace_id = hex(part()?)?;
-        let span_id = hex(part()?)?;
-        let [flags]: [u8; 1] = hex(part()?)?;
-        let more = parts.next().is_some();
-        if version == 0xff || (version == 0 && more) || trace_id == [0; 16] || span_id == [0; 8] {
+        let (text, more) = text
+            .as_bytes()
+            .split_first_chunk::<55>()
+            .ok_or(InvalidTraceparent)?;
+        let [version]: [u8; 1] = hex(&text[..2])?;
+        let trace_id = hex(&text[3..35])?;
+        let span_id = hex(&text[36..52])?;
+        let [flags]: [u8; 1] = hex(&text[53..])?;
+        let hyphens = [text[2], text[35], text[52]] == [b'-'; 3];
+        let later = version > 0 && more.first() == Some(&b'-');
+        if !hyphens || version == 0xff || !(more.is_empty() || later) {
+            return Err(InvalidTraceparent);
+        }
+        if trace_id == [0; 16] || span_id == [0; 8] {
             return Err(InvalidTraceparent);
         }
         Ok(Self {
@@ -326,21 +322,28 @@ impl FromStr for TraceContext {
     }
 }
 
-fn hex<const N: usize>(text: &str) -> Result<[u8; N], InvalidTraceparent> {
-    let digit = |byte: u8| match byte {
-        b'0'..=b'9' => Ok(byte - b'0'),
-        b'a'..=b'f' => Ok(byte - b'a' + 10),
-        _ => Err(InvalidTraceparent),
-    };
-    let text = text.as_bytes();
-    if text.len() != 2 * N {
-        return Err(InvalidTraceparent);
-    }
+/// Reads two hexadecimal digits for each byte.
+fn hex<const N: usize>(text: &[u8]) -> Result<[u8; N], InvalidTraceparent> {
     let mut bytes = [0; N];
+    // Not left early, so that it is done for many at once.
+    let mut valid = true;
+    let mut digit = |digit: u8| {
+        let (decimal, letter) = (digit.wrapping_sub(b'0'), digit.wrapping_sub(b'a'));
+        valid &= decimal < 10 || letter < 6;
+        if decimal < 10 {
+            decimal
+        } else {
+            letter.wrapping_add(10)
+        }
+    };
     for (byte, pair) in bytes.iter_mut().zip(text.chunks_exact(2)) {
-        *byte = digit(pair[0])? << 4 | digit(pair[1])?;
+        *byte = digit(pair[0]) << 4 | digit(pair[1]);
     }
-    Ok(bytes)
+    if valid {
+        Ok(bytes)
+    } else {
+        Err(InvalidTraceparent)
+    }
 }
 
 /// Two requests with the same key are the same request, which is done once: the `idempotency-key` header
@@ -418,6 +421,11 @@ mod tests {
             &GOOD.to_uppercase(),
             &GOOD.replacen("00-", "ff-", 1),
             &format!("{GOOD}-more"),
+            &format!("{GOOD}x").replacen("00-", "cc-", 1),
+            &GOOD[..GOOD.len() - 1],
+            &GOOD.replace('-', "0"),
+            &GOOD.replace('f', "g"),
+            &GOOD.replace("0a", "\u{e9}"),
             "00-00000000000000000000000000000000-b7ad6b7169203331-01",
             "00-0af7651916cd43dd8448eb211c80319c-0000000000000000-01",
         ] {

@@ -27,7 +27,7 @@ use crate::{
     context::{CallersDeadline, Context, Deadline},
     policy::{Live, Reader},
     rejection::Rejection,
-    wire::{Wire, short_value},
+    wire::{Wire, common, short_value},
 };
 
 /// How long a request may take in all.
@@ -123,8 +123,12 @@ where
             if let Some(sent) = sent {
                 context.deadline = Some(earliest(context.deadline, now, sent));
             }
-            let callers = CallersDeadline(context.deadline);
-            request.extensions_mut().insert(callers);
+            let callers = context.deadline;
+            // Mostly a caller waits for less than it may, and nothing is added.
+            if callers != Some(earliest(callers, now, timeout)) {
+                let callers = CallersDeadline(callers);
+                request.extensions_mut().insert(callers);
+            }
         }
         let context = Context::of_mut(request.extensions_mut());
         let deadline = earliest(context.deadline, now, timeout);
@@ -324,7 +328,7 @@ where
 
 /// The timeout that a request's headers carry on its [`Wire`]; `None` without one, and where it is malformed.
 pub fn timeout_in(headers: &HeaderMap) -> Option<Duration> {
-    let text = headers.get(Wire::of(headers).timeout_header())?;
+    let text = common(headers, &Wire::of(headers).timeout_header())?;
     parse_timeout(text.to_str().ok()?)
 }
 
@@ -426,6 +430,9 @@ mod tests {
             let (request, _answer) = peer.next_request().await.unwrap();
             let deadline = Context::of(request.extensions()).deadline.unwrap();
             assert_eq!(deadline.remaining(Instant::now()), expected, "{sent}");
+            let callers = request.extensions().get::<CallersDeadline>();
+            let added = expected == SECOND;
+            assert_eq!(callers.is_some(), added, "{sent}: it has added something");
 
             tokio::time::advance(expected - Duration::from_millis(1)).await;
             assert_pending!(call.poll());

@@ -45,7 +45,9 @@ pub(crate) fn rare<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a 
 
 /// The value of a header that most messages have. While there are few, it is found by looking at them: to hash a name
 /// takes as long as to look at ten.
-fn common<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderValue> {
+// Where the name is known, so is what it has to be compared with.
+#[inline(always)]
+pub(crate) fn common<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderValue> {
     if headers.len() > 8 {
         return headers.get(name);
     }
@@ -188,11 +190,14 @@ thread_local! {
 
 /// The value of a header that is written for each call, and so not allocated for each: many share one buffer, which
 /// is used again when all of them are gone. `text` has visible ASCII characters only.
+#[inline]
 pub(crate) fn short_value(text: &[u8]) -> HeaderValue {
     let bytes = VALUES.with_borrow_mut(|values| {
         values.extend_from_slice(text);
         values.split().freeze()
     });
+    // Where the length is known, so is then how often the check below goes round.
+    assert_eq!(bytes.len(), text.len(), "it was empty before");
     HeaderValue::from_maybe_shared(bytes).expect("visible ASCII")
 }
 

@@ -8,7 +8,7 @@ use std::{
     task::{self, Poll, ready},
 };
 
-use http::{HeaderMap, HeaderName, Request, Response, Uri};
+use http::{HeaderValue, Request, Response, Uri};
 use pin_project_lite::pin_project;
 use tokio::time::Instant;
 use tower_layer::Layer;
@@ -23,7 +23,7 @@ use crate::{
     error::Chain,
     name::Method,
     rejection::Rejection,
-    wire::{IDEMPOTENCY_KEY, PREVIOUS_ATTEMPTS, TRACEPARENT, Wire},
+    wire::{IDEMPOTENCY_KEY, PREVIOUS_ATTEMPTS, TRACEPARENT, Wire, common, rare},
 };
 
 /// What [`TraceLayer::inbound`](super::TraceLayer::inbound) makes.
@@ -61,7 +61,10 @@ where
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let access = Access::begin(&mut request);
         let span = access.span.clone();
-        let inner = span.in_scope(|| self.inner.call(request));
+        // Not `in_scope`, whose closure the request would be moved into.
+        let entered = span.enter();
+        let inner = self.inner.call(request);
+        drop(entered);
         InboundFuture {
             inner,
             span,
@@ -115,17 +118,17 @@ struct Access {
 
 impl Access {
     fn begin<B>(request: &mut Request<B>) -> Self {
-        fn read<T: std::str::FromStr>(headers: &HeaderMap, name: HeaderName) -> Option<T> {
-            headers.get(name)?.to_str().ok()?.parse().ok()
+        fn read<T: std::str::FromStr>(value: Option<&HeaderValue>) -> Option<T> {
+            value?.to_str().ok()?.parse().ok()
         }
         let headers = request.headers();
         let wire = Wire::of(headers);
-        let trace = match read::<TraceContext>(headers, TRACEPARENT) {
+        let trace = match read::<TraceContext>(common(headers, &TRACEPARENT)) {
             Some(parent) => parent.child(),
             None => TraceContext::root(),
         };
-        let previous_attempts = read(headers, PREVIOUS_ATTEMPTS).unwrap_or(0);
-        let idempotency_key = read(headers, IDEMPOTENCY_KEY);
+        let previous_attempts = read(rare(headers, &PREVIOUS_ATTEMPTS)).unwrap_or(0);
+        let idempotency_key = read(rare(headers, &IDEMPOTENCY_KEY));
         let context = Context::of_mut(request.extensions_mut());
         context.trace = Some(trace);
         context.previous_attempts = previous_attempts;
