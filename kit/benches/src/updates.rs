@@ -1,7 +1,7 @@
 //! What it costs when the endpoints of a service are other ones, or when they are told again.
 
 use kit::{
-    balance::{Balance, BalanceConfig, Pick},
+    balance::{Balance, BalanceConfig},
     circuit_breaker::Circuit,
     endpoint::{Endpoint, Snapshot, Watch},
     policy::Live,
@@ -29,20 +29,16 @@ pub struct Update {
 }
 
 impl Update {
-    /// A balancer that knows its endpoints, and picks one as `pick` says.
-    pub fn new(pick: Pick) -> Self {
+    /// A balancer that knows its endpoints.
+    pub fn new(config: BalanceConfig) -> Self {
         let (set, watch) = Watch::channel(upstream());
         let list = snapshot(ENDPOINTS);
         let other = Endpoint::at("192.168.0.1:80".parse().expect("host and port")).into();
         let replaced = list.iter().skip(1).cloned().chain([other]).collect();
         set.send_replace(Some(list.clone()));
-        let config = Live::new(BalanceConfig {
-            pick,
-            ..BalanceConfig::default()
-        });
         let connect = |_: &Endpoint| Bare(Inner::AtOnce);
         Self {
-            balance: Balance::new(watch, config, connect, |_: &Endpoint| circuit()),
+            balance: Balance::new(watch, Live::new(config), connect, |_: &Endpoint| circuit()),
             set,
             lists: [list, replaced],
             turn: 0,

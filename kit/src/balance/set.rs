@@ -10,6 +10,7 @@ use super::{
     group::{Group, Making, Tally, View},
     load::{Terms, millis},
     pick::Candidate,
+    subset::Ranking,
 };
 use crate::{
     clock,
@@ -28,6 +29,8 @@ pub(super) struct Set<S, G> {
     pub(super) terms: Terms,
     /// Which version of it that is.
     version: u64,
+    /// How the endpoints of the snapshot were ranked, where a subset of them is used.
+    ranking: Ranking,
     /// Has seen the snapshot that the nodes were made from, so it tells by itself when they are outdated.
     pub(super) watch: Watch,
     /// Whether there has been a snapshot at all.
@@ -55,6 +58,7 @@ impl<S: 'static, G> Set<S, G> {
             terms: Terms::of(&config),
             config: Arc::clone(&config),
             version: 0,
+            ranking: Ranking::default(),
             watch,
             known: false,
         };
@@ -84,15 +88,24 @@ impl<S: 'static, G> Set<S, G> {
         let known = latest.is_some();
         let mut endpoints = latest.unwrap_or_default();
         let locality = config.locality.as_ref();
+        let moved = config.locality != self.config.locality;
+        let mut ranking = Ranking::default();
         if let Some(subset) = &config.subset {
             let is_near = |endpoint: &Endpoint| locality.is_some_and(|here| here.is_near(endpoint));
-            endpoints = subset.of(&endpoints, is_near);
+            let is_as_before = !moved && config.subset == self.config.subset;
+            let before = if is_as_before {
+                &self.ranking
+            } else {
+                &ranking
+            };
+            ranking = subset.rank(endpoints, before, is_near);
+            endpoints = subset.of(&ranking);
         }
         let making = Making {
             connect,
             gate,
             locality,
-            moved: config.locality != self.config.locality,
+            moved,
             beside_others: !self.all.members.is_empty(),
             now,
         };
@@ -111,6 +124,7 @@ impl<S: 'static, G> Set<S, G> {
             terms: Terms::of(&config),
             config,
             version: self.version,
+            ranking,
             watch,
             known,
         }

@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use kit::balance::Pick;
+use kit::balance::{BalanceConfig, Pick, SubsetConfig};
 use kit_benches::{BARE, Case, ENDPOINTS, Inner, Subject, Update};
 use nix::time::{ClockId, clock_gettime};
 use serde_json::{Value, json};
@@ -317,11 +317,12 @@ fn report(row: &Row) -> Value {
     })
 }
 
-/// What the first call costs after the endpoints were told again, beside one of the others, for each picker.
+/// What the first call costs after the endpoints were told again, beside one of the others, by what is made of the
+/// endpoints.
 fn updates(runtime: &Runtime, rounds: usize) -> Value {
     let _context = runtime.enter();
-    let of = |pick: Pick| {
-        let mut update = Update::new(pick);
+    let of = |(name, config): (&str, BalanceConfig)| {
+        let mut update = Update::new(config);
         let mut call = |tell: fn(&mut Update)| {
             let times = (0..rounds).map(|_| {
                 tell(&mut update);
@@ -332,12 +333,25 @@ fn updates(runtime: &Runtime, rounds: usize) -> Value {
             median(times)
         };
         json!({
-            "pick": pick,
+            "pick": name,
             "one_replaced_us": call(Update::replace_one),
             "same_again_us": call(Update::tell_again),
             "untold_us": call(|_| ()),
         })
     };
-    let picks = [Pick::PeakEwma, Pick::Weighted, Pick::ConsistentHash];
+    let by = |pick| BalanceConfig {
+        pick,
+        ..BalanceConfig::default()
+    };
+    let subset = BalanceConfig {
+        subset: Some(SubsetConfig::default()),
+        ..BalanceConfig::default()
+    };
+    let picks = [
+        ("peak_ewma", by(Pick::PeakEwma)),
+        ("weighted", by(Pick::Weighted)),
+        ("consistent_hash", by(Pick::ConsistentHash)),
+        ("peak_ewma, of a subset of 20", subset),
+    ];
     json!({ "endpoints": ENDPOINTS, "picks": picks.map(of) })
 }
