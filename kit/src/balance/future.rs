@@ -137,9 +137,9 @@ impl<S, G: Admit> Drop for InFlight<S, G> {
             if let Some(permit) = self.permit.take() {
                 permit.finish(now, Outcome::Failure);
             }
-        } else {
-            load.unanswered(millis, waited, terms);
         }
+        // Its latency too, which is forgotten more slowly: who does not answer is dearer to try again than who fails.
+        load.unanswered(millis, waited, terms);
     }
 }
 

@@ -41,7 +41,7 @@ impl Client {
         outbound.attempt_timeout.timeout().set(*attempt_timeout);
         self.balance().set(balance.clone());
         self.replace_circuit_breaker(*circuit_breaker);
-        let handles = &self.handles;
+        let handles = self.handles();
         handles.whole_answer.set(*whole_answer);
         handles.connector.config().set(config.connections());
         handles
@@ -57,8 +57,8 @@ impl Client {
     #[must_use = "dropping it ends the following"]
     pub fn follow(&self, policies: &Policies) -> Option<Following> {
         let client = self.clone();
-        let name = format!("client/{}", self.handles.service);
-        policies.follow(&name, &self.handles.config, move |config| {
+        let name = format!("client/{}", self.handles().service);
+        policies.follow(&name, &self.handles().config, move |config| {
             client.replace(&config);
             Ok(())
         })

@@ -11,6 +11,7 @@ mod outbound;
 mod whole;
 
 use std::{
+    cell::RefCell,
     fmt,
     future::Future,
     num::NonZeroUsize,
@@ -23,6 +24,7 @@ use std::{
 use http::{Request, Response};
 use pin_project_lite::pin_project;
 use serde::{Deserialize, Serialize};
+use thread_local::ThreadLocal;
 use tower_layer::Layer;
 use tower_service::Service;
 
@@ -124,13 +126,32 @@ impl ClientConfig {
 /// a path only. Its [`Context`](crate::Context), in its extensions, says until when an answer is wanted, what it is
 /// a part of, and whether it may be made twice.
 ///
+/// It is one pointer, made to be cloned for each call, and always ready: what refuses a call does so in its future.
+///
 /// # Errors
 /// A [`Rejection`](crate::Rejection) where the kit answered and not the peer, in the chain of sources; anything
 /// else says that the peer could not be asked, or did not answer. An answer that reports a failure is an answer.
 #[derive(Clone)]
 pub struct Client {
+    stacks: Arc<Stacks>,
+}
+
+/// The stack, once for each thread that calls: a clone of all its layers counts a score of references, which threads
+/// that count them for each call would take from each other.
+struct Stacks {
     stack: Stack,
+    of_threads: ThreadLocal<RefCell<Stack>>,
     handles: Arc<Handles>,
+}
+
+impl Stacks {
+    fn new(stack: Stack, handles: Arc<Handles>) -> Arc<Self> {
+        Arc::new(Self {
+            stack,
+            of_threads: ThreadLocal::new(),
+            handles,
+        })
+    }
 }
 
 type Stack = OutboundService<Endpoints>;
@@ -187,51 +208,57 @@ impl Client {
         );
         let health_checks = HealthChecks::default();
         health_checks.replace(config.health_check, &endpoints, &connector);
+        let stack = outbound.layer(endpoints.clone());
+        let handles = Handles {
+            service,
+            config: made_with,
+            outbound,
+            endpoints,
+            connector,
+            whole_answer,
+            balance,
+            circuit_breaker,
+            health_checks,
+        };
         Self {
-            stack: outbound.layer(endpoints.clone()),
-            handles: Arc::new(Handles {
-                service,
-                config: made_with,
-                outbound,
-                endpoints,
-                connector,
-                whole_answer,
-                balance,
-                circuit_breaker,
-                health_checks,
-            }),
+            stacks: Stacks::new(stack, Arc::new(handles)),
         }
+    }
+
+    fn handles(&self) -> &Handles {
+        &self.stacks.handles
     }
 
     /// The same client with endpoints picked by `picker`, whatever [`BalanceConfig::pick`] says; clones that were made
     /// before go on as they did.
     #[must_use]
     pub fn with_picker(self, picker: impl Picker) -> Self {
-        let handles = self.handles;
+        let handles = Arc::clone(&self.stacks.handles);
         let endpoints = handles.endpoints.clone().with_picker(picker);
+        let stack = handles.outbound.layer(endpoints);
         Self {
-            stack: handles.outbound.layer(endpoints),
-            handles,
+            stacks: Stacks::new(stack, handles),
         }
     }
 
     /// The layers around the balancer, with the handles that replace their policies.
     pub fn outbound(&self) -> &Outbound {
-        &self.handles.outbound
+        &self.handles().outbound
     }
 
     /// The handle that replaces how an endpoint is picked.
     pub fn balance(&self) -> &Live<BalanceConfig> {
-        &self.handles.balance
+        &self.handles().balance
     }
 
     /// Replaces when an endpoint is left alone, for the circuit breakers of all endpoints, those to come too. What
     /// they have counted stays.
     pub fn replace_circuit_breaker(&self, config: CircuitBreakerConfig) {
         // In this order: an endpoint that comes in between is made from the new one, or found below.
-        self.handles.circuit_breaker.set(config);
+        let handles = self.handles();
+        handles.circuit_breaker.set(config);
         let mut circuits = Vec::new();
-        self.handles
+        handles
             .endpoints
             .for_each_endpoint(|_, circuit| circuits.push(circuit.clone()));
         // Outside of that: one that closes is told to the observer, who may want to replace something, too.
@@ -246,20 +273,31 @@ impl Service<Request<Body>> for Client {
     type Error = BoxError;
     type Future = ResponseFuture;
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        self.stack.poll_ready(cx)
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        // As all layers are: whether a call may pass is asked when it is made.
+        Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, request: Request<Body>) -> ResponseFuture {
-        ResponseFuture {
-            inner: self.stack.call(request),
+        let Stacks {
+            stack, of_threads, ..
+        } = &*self.stacks;
+        let mine = of_threads.get_or(|| RefCell::new(stack.clone()));
+        match mine.try_borrow_mut() {
+            Ok(mut mine) => ResponseFuture {
+                inner: mine.call(request),
+            },
+            // Somebody who is asked by a layer, such as a picker, makes a call of its own.
+            Err(_) => ResponseFuture {
+                inner: stack.clone().call(request),
+            },
         }
     }
 }
 
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Client").field(&self.stack).finish()
+        f.debug_tuple("Client").field(&self.stacks.stack).finish()
     }
 }
 
@@ -282,5 +320,48 @@ impl Future for ResponseFuture {
 impl fmt::Debug for ResponseFuture {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ResponseFuture").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{
+        OnceLock,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    };
+
+    use super::*;
+    use crate::{
+        balance::{Call, Candidates},
+        discovery::Fixed,
+        event::nobody,
+    };
+
+    /// Makes a call of its own when it is asked for the first time.
+    #[derive(Clone, Default)]
+    struct Calls(Arc<(OnceLock<Client>, AtomicUsize)>);
+
+    impl Picker for Calls {
+        fn pick(&self, _: &mut Candidates<'_>, _: &Call<'_>, _: usize) -> usize {
+            let (client, asked) = &*self.0;
+            if asked.fetch_add(1, Relaxed) == 0 {
+                let client = client.get().expect("set before the call");
+                drop(client.clone().call(Request::new(Body::empty())));
+            }
+            0
+        }
+    }
+
+    #[tokio::test]
+    async fn whoever_is_asked_within_a_call_may_call_the_same_service() {
+        let service: ServiceName = "users".parse().unwrap();
+        let at = ["127.0.0.1:1", "127.0.0.1:2"].map(|address| address.parse().unwrap());
+        let discovery = Fixed::new([(service.clone(), at.to_vec())]);
+        let picker = Calls::default();
+        let client = Client::new(&discovery, service, ClientConfig::default(), nobody());
+        let client = client.with_picker(picker.clone());
+        assert!(picker.0.0.set(client.clone()).is_ok());
+        drop(client.clone().call(Request::new(Body::empty())));
+        assert_eq!(picker.0.1.load(Relaxed), 2);
     }
 }

@@ -43,12 +43,14 @@ const CALLERS: u64 = 64;
 /// Requests of one round, and rounds.
 const CALLS: u64 = 16_000;
 const ROUNDS: usize = 15;
-const NAMES: [&str; 5] = [
+const NAMES: [&str; 7] = [
     "raw hyper connections",
     "hyper-util pooled client",
+    "the same, a clone for each call",
     "the same, with the kit's headers and tower's Timeout",
     "kit connections",
     "kit full client",
+    "the same, a clone for each call, as generated clients make them",
 ];
 
 fn main() {
@@ -172,6 +174,27 @@ where
     }
 }
 
+/// The same, which gives each request to a clone of the service.
+struct Cloned<S, F>(Of<S, F>);
+
+impl<S, Q, B, F> Caller for Cloned<S, F>
+where
+    S: Service<Q, Response = Response<B>, Error: Into<BoxError>, Future: Send> + Clone + Send,
+    B: http_body::Body<Data: Send, Error: Into<BoxError>> + Send,
+    Q: Send,
+    F: Fn() -> Q + Send,
+{
+    fn call(&mut self, calls: u64) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        Box::pin(async move {
+            let Of { service, request } = &mut self.0;
+            for _ in 0..calls {
+                let response = service.clone().oneshot(request()).await;
+                read(response.map_err(Into::into).expect("an answer")).await;
+            }
+        })
+    }
+}
+
 /// A connection of hyper with nothing around it.
 struct Raw(conn::http1::SendRequest<Full<Bytes>>);
 
@@ -216,12 +239,16 @@ async fn callers(name: &str, server: SocketAddr) -> Vec<Box<dyn Caller>> {
                 callers.push(Box::new(Raw(sender)));
             }
         }
-        "hyper-util pooled client" => {
+        "hyper-util pooled client" | "the same, a clone for each call" => {
             let (service, uri) = util(server);
             for _ in 0..CALLERS {
                 let (service, uri) = (service.clone(), uri.clone());
                 let request = move || request(uri.clone(), Full::new);
-                callers.push(Box::new(Of { service, request }));
+                let caller = Of { service, request };
+                callers.push(match name {
+                    "hyper-util pooled client" => Box::new(caller),
+                    _ => Box::new(Cloned(caller)),
+                });
             }
         }
         "the same, with the kit's headers and tower's Timeout" => {
@@ -250,16 +277,20 @@ async fn callers(name: &str, server: SocketAddr) -> Vec<Box<dyn Caller>> {
                 }));
             }
         }
-        "kit full client" => {
+        "kit full client" | "the same, a clone for each call, as generated clients make them" => {
             let service: kit::name::ServiceName = "users".parse().expect("a name");
             let discovery = Fixed::new([(service.clone(), vec![authority])]);
             let observer = kit::metrics::observer();
             let client = Client::new(&discovery, service, Default::default(), observer);
             for _ in 0..CALLERS {
-                callers.push(Box::new(Of {
+                let caller = Of {
                     service: client.clone(),
                     request: path,
-                }));
+                };
+                callers.push(match name {
+                    "kit full client" => Box::new(caller),
+                    _ => Box::new(Cloned(caller)),
+                });
             }
         }
         _ => panic!("one of {NAMES:?}"),

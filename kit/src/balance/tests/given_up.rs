@@ -114,3 +114,34 @@ async fn an_endpoint_is_blamed_if_it_had_its_usual_time_or_all_that_anybody_gets
         assert_eq!(outcomes, told, "{waited} {deadline:?} {answer_by:?}");
     }
 }
+
+/// When a failure would have been forgotten, as after these 20 s.
+#[tokio::test(start_paused = true)]
+async fn one_that_let_the_time_run_out_counts_as_that_slow() {
+    let mut world = World::new(&["hangs:1", "well:1"], |endpoint: &Endpoint| {
+        let address = endpoint.address.clone();
+        BoxCloneSyncService::new(service_fn(move |_| {
+            let address = address.clone();
+            async move {
+                if address.host() == "hangs" {
+                    pending::<()>().await;
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                Ok(Response::new(address))
+            }
+        }))
+    });
+    let gate = world.gate("well:1");
+    gate.0.closed.store(true, SeqCst);
+    let mut request = Request::new(());
+    let context = context::Context::of_mut(request.extensions_mut());
+    context.deadline = Some(Deadline::after(Duration::from_secs(2)));
+    let late = tokio::time::timeout(Duration::from_secs(2), world.call(request));
+    assert!(late.await.is_err());
+    gate.0.closed.store(false, SeqCst);
+    advance(Duration::from_secs(20)).await;
+    for _ in 0..20 {
+        let answer = tokio::time::timeout(Duration::from_secs(1), world.ask());
+        assert!(answer.await.is_ok_and(|answer| answer.is_ok()));
+    }
+}
