@@ -322,24 +322,19 @@ impl FromStr for TraceContext {
     }
 }
 
-/// Reads two hexadecimal digits for each byte.
+/// Reads two hexadecimal digits for each byte. Whatever stands there is taken for some digit; it is one if it would be
+/// written so.
 fn hex<const N: usize>(text: &[u8]) -> Result<[u8; N], InvalidTraceparent> {
+    // In ASCII letters stand above 64, and the last bits of `a` are 1.
+    let number = |digit: u8| (digit & 15) + digit / 64 * 9;
     let mut bytes = [0; N];
-    // Not left early, so that it is done for many at once.
-    let mut valid = true;
-    let mut digit = |digit: u8| {
-        let (decimal, letter) = (digit.wrapping_sub(b'0'), digit.wrapping_sub(b'a'));
-        valid &= decimal < 10 || letter < 6;
-        if decimal < 10 {
-            decimal
-        } else {
-            letter.wrapping_add(10)
-        }
-    };
     for (byte, pair) in bytes.iter_mut().zip(text.chunks_exact(2)) {
-        *byte = digit(pair[0]) << 4 | digit(pair[1]);
+        *byte = number(pair[0]) << 4 | number(pair[1]);
     }
-    if valid {
+    let mut again = [0; 32];
+    let again = &mut again[..2 * N];
+    write_hex(again, &bytes);
+    if again == text {
         Ok(bytes)
     } else {
         Err(InvalidTraceparent)
@@ -434,6 +429,20 @@ mod tests {
                 Err(InvalidTraceparent),
                 "{bad:?}"
             );
+        }
+    }
+
+    #[test]
+    fn only_lower_case_hexadecimal_is_read() {
+        for (at, other) in (0..GOOD.len()).flat_map(|at| (0..128).map(move |other| (at, other))) {
+            let mut text = GOOD.as_bytes().to_vec();
+            text[at] = other;
+            let text = String::from_utf8(text).unwrap();
+            let valid = match GOOD.as_bytes()[at] {
+                b'-' => other == b'-',
+                _ => matches!(other, b'0'..=b'9' | b'a'..=b'f'),
+            };
+            assert_eq!(text.parse::<TraceContext>().is_ok(), valid, "{text:?}");
         }
     }
 

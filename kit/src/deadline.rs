@@ -334,19 +334,21 @@ pub fn timeout_in(headers: &HeaderMap) -> Option<Duration> {
 
 /// Reads a timeout as gRPC writes it: one to eight digits and a unit.
 pub fn parse_timeout(text: &str) -> Option<Duration> {
-    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
-    if digits.len() > 8 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+    let (unit, digits) = text.as_bytes().split_last()?;
+    if !matches!(digits.len(), 1..=8) {
         return None;
     }
-    // Not empty: the empty text is no number.
-    let number: u64 = digits.parse().ok()?;
+    let number = digits.iter().try_fold(0, |number, digit| {
+        let digit = digit.is_ascii_digit().then(|| digit - b'0')?;
+        Some(number * 10 + u64::from(digit))
+    })?;
     Some(match unit {
-        "H" => Duration::from_secs(number * 60 * 60),
-        "M" => Duration::from_secs(number * 60),
-        "S" => Duration::from_secs(number),
-        "m" => Duration::from_millis(number),
-        "u" => Duration::from_micros(number),
-        "n" => Duration::from_nanos(number),
+        b'H' => Duration::from_secs(number * 60 * 60),
+        b'M' => Duration::from_secs(number * 60),
+        b'S' => Duration::from_secs(number),
+        b'm' => Duration::from_millis(number),
+        b'u' => Duration::from_micros(number),
+        b'n' => Duration::from_nanos(number),
         _ => return None,
     })
 }
