@@ -174,18 +174,24 @@ impl Cost {
     }
 }
 
-/// How fast something decays exponentially: minus one over the milliseconds in which it loses 63 %.
+/// How fast something decays exponentially: which part of it a millisecond takes, over `2^POWER`.
 #[derive(Clone, Copy, Debug)]
 struct Decay(f32);
 
 impl Decay {
+    const POWER: i32 = 8;
+
+    /// So that 63 % of it are lost in this time.
     const fn over(time: Duration) -> Self {
-        Self(-1e-3 / time.as_secs_f32().max(1e-3))
+        let millis = time.as_secs_f32().max(1e-3) * 1e3;
+        Self(1.0 / millis / (1 << Self::POWER) as f32)
     }
 
-    /// What is left of 1 after so many milliseconds.
+    /// What is left of 1 after so many milliseconds: e^-x as (1 - x/n)^n, which takes a dozen instructions. It is 0.2 %
+    /// less than that where a third is left, and 1 % where a tenth is.
     fn left(self, millis: u32) -> f32 {
-        (millis as f32 * self.0).exp()
+        let left = (1.0 - millis as f32 * self.0).max(0.0);
+        (0..Self::POWER).fold(left, |left, _| left * left)
     }
 }
 
