@@ -248,6 +248,28 @@ impl TraceContext {
         text
     }
 
+    /// Reads it as it stands in `traceparent`.
+    pub(crate) fn parse(text: &[u8]) -> Result<Self, InvalidTraceparent> {
+        let (text, more) = text.split_first_chunk::<55>().ok_or(InvalidTraceparent)?;
+        let [version]: [u8; 1] = hex(&text[..2])?;
+        let trace_id = hex(&text[3..35])?;
+        let span_id = hex(&text[36..52])?;
+        let [flags]: [u8; 1] = hex(&text[53..])?;
+        let hyphens = [text[2], text[35], text[52]] == [b'-'; 3];
+        let later = version > 0 && more.first() == Some(&b'-');
+        if !hyphens || version == 0xff || !(more.is_empty() || later) {
+            return Err(InvalidTraceparent);
+        }
+        if trace_id == [0; 16] || span_id == [0; 8] {
+            return Err(InvalidTraceparent);
+        }
+        Ok(Self {
+            trace_id,
+            span_id,
+            sampled: flags & 1 == 1,
+        })
+    }
+
     /// Whether somebody upstream decided to record this trace.
     pub fn is_sampled(&self) -> bool {
         self.sampled
@@ -298,27 +320,7 @@ impl FromStr for TraceContext {
     type Err = InvalidTraceparent;
 
     fn from_str(text: &str) -> Result<Self, InvalidTraceparent> {
-        let (text, more) = text
-            .as_bytes()
-            .split_first_chunk::<55>()
-            .ok_or(InvalidTraceparent)?;
-        let [version]: [u8; 1] = hex(&text[..2])?;
-        let trace_id = hex(&text[3..35])?;
-        let span_id = hex(&text[36..52])?;
-        let [flags]: [u8; 1] = hex(&text[53..])?;
-        let hyphens = [text[2], text[35], text[52]] == [b'-'; 3];
-        let later = version > 0 && more.first() == Some(&b'-');
-        if !hyphens || version == 0xff || !(more.is_empty() || later) {
-            return Err(InvalidTraceparent);
-        }
-        if trace_id == [0; 16] || span_id == [0; 8] {
-            return Err(InvalidTraceparent);
-        }
-        Ok(Self {
-            trace_id,
-            span_id,
-            sampled: flags & 1 == 1,
-        })
+        Self::parse(text.as_bytes())
     }
 }
 

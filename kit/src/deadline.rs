@@ -328,13 +328,16 @@ where
 
 /// The timeout that a request's headers carry on its [`Wire`]; `None` without one, and where it is malformed.
 pub fn timeout_in(headers: &HeaderMap) -> Option<Duration> {
-    let text = common(headers, &Wire::of(headers).timeout_header())?;
-    parse_timeout(text.to_str().ok()?)
+    read_timeout(common(headers, &Wire::of(headers).timeout_header())?.as_bytes())
 }
 
 /// Reads a timeout as gRPC writes it: one to eight digits and a unit.
 pub fn parse_timeout(text: &str) -> Option<Duration> {
-    let (unit, digits) = text.as_bytes().split_last()?;
+    read_timeout(text.as_bytes())
+}
+
+fn read_timeout(text: &[u8]) -> Option<Duration> {
+    let (unit, digits) = text.split_last()?;
     if !matches!(digits.len(), 1..=8) {
         return None;
     }

@@ -190,13 +190,13 @@ thread_local! {
 
 /// The value of a header that is written for each call, and so not allocated for each: many share one buffer, which
 /// is used again when all of them are gone. `text` has visible ASCII characters only.
-#[inline]
+// Where the length is known, so is how often the check goes round.
+#[inline(always)]
 pub(crate) fn short_value(text: &[u8]) -> HeaderValue {
     let bytes = VALUES.with_borrow_mut(|values| {
         values.extend_from_slice(text);
         values.split().freeze()
     });
-    // Where the length is known, so is then how often the check below goes round.
     assert_eq!(bytes.len(), text.len(), "it was empty before");
     HeaderValue::from_maybe_shared(bytes).expect("visible ASCII")
 }

@@ -126,7 +126,7 @@ pub(super) struct Table {
 }
 
 /// A power of two.
-const CHAINS: usize = 32;
+const CHAINS: usize = 16;
 
 type Link = OnceLock<Box<Series>>;
 

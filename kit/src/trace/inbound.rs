@@ -123,10 +123,9 @@ impl Access {
         }
         let headers = request.headers();
         let wire = Wire::of(headers);
-        let trace = match read::<TraceContext>(common(headers, &TRACEPARENT)) {
-            Some(parent) => parent.child(),
-            None => TraceContext::root(),
-        };
+        let parent = common(headers, &TRACEPARENT);
+        let parent = parent.and_then(|value| TraceContext::parse(value.as_bytes()).ok());
+        let trace = parent.map_or_else(TraceContext::root, TraceContext::child);
         let previous_attempts = read(rare(headers, &PREVIOUS_ATTEMPTS)).unwrap_or(0);
         let idempotency_key = read(rare(headers, &IDEMPOTENCY_KEY));
         let context = Context::of_mut(request.extensions_mut());

@@ -198,8 +198,7 @@ fn attempt_span<B>(request: &mut Request<B>) -> Span {
         headers.remove(PREVIOUS_ATTEMPTS);
     }
     if let Some(key) = key {
-        let key = HeaderValue::from_str(key.as_str()).expect("a key is visible ASCII");
-        headers.insert(IDEMPOTENCY_KEY, key);
+        headers.insert(IDEMPOTENCY_KEY, short_value(key.as_str().as_bytes()));
     }
     tracing::info_span!(
         "attempt",
