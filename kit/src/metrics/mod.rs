@@ -48,7 +48,7 @@ mod striped;
 pub use observer::observer;
 pub use prometheus::{MetricsHandle, install};
 
-use series::{Answer, Key, Known, Table, Tables, Verb};
+use series::{Answer, Key, Known, Table, Tables, Verb, known};
 use striped::Lines;
 
 /// Counts and times requests. Clones, and what they build, share their handles on the metrics; and so, through
@@ -180,7 +180,7 @@ impl Entered {
                 let error = extensions.get::<Error>();
                 let rejection = error.and_then(Error::rejection);
                 Answer::Response {
-                    status: response.status().as_u16(),
+                    status: known(response.status()),
                     code: grpc_code(response.headers()).unwrap_or_else(|| error.map(Error::code)),
                     outcome: match rejection {
                         Some(_) if outcome != Outcome::Success => Outcome::Rejected,
@@ -200,7 +200,7 @@ impl Entered {
 impl Drop for Entered {
     fn drop(&mut self) {
         let took = clock::nanos(clock::now()).saturating_sub(self.began);
-        self.table.0.leave(self.key, took);
+        self.table.0.leave(&self.key, took);
     }
 }
 
@@ -285,7 +285,7 @@ mod tests {
                             rejection: None,
                         },
                     };
-                    tables.mine().0.leave(key, 1);
+                    tables.mine().0.leave(&key, 1);
                 }
             }
         });

@@ -44,6 +44,7 @@ impl Verb {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Answer {
     Response {
+        /// A [`known`] one.
         status: u16,
         /// Where it is no success.
         code: Option<Code>,
@@ -194,12 +195,9 @@ impl Table {
     }
 
     /// A request ended, after so many nanoseconds.
-    pub(super) fn leave(&self, mut key: Key, took: u64) {
+    pub(super) fn leave(&self, key: &Key, took: u64) {
         self.active.decrement(1.0);
-        if let Answer::Response { status, .. } = &mut key.answer {
-            *status = known(*status);
-        }
-        let series = self.series(&key);
+        let series = self.series(key);
         series.duration.record(took as f64 / 1e9);
         if let Some(rejections) = &series.rejections {
             rejections.increment(1);
@@ -293,13 +291,12 @@ fn error_type(key: &Key, rejection: Option<&'static str>) -> Option<SharedString
 }
 
 /// The status if it is a registered one, else the first of its class, so that a peer cannot make up series.
-fn known(status: u16) -> u16 {
-    let registered = StatusCode::from_u16(status).is_ok_and(|s| s.canonical_reason().is_some());
+pub(super) fn known(status: StatusCode) -> u16 {
     // 499 is the kit's own word for a caller that went away.
-    if registered || status == 499 {
-        status
+    if status.canonical_reason().is_some() || status.as_u16() == 499 {
+        status.as_u16()
     } else {
-        status / 100 * 100
+        status.as_u16() / 100 * 100
     }
 }
 
