@@ -9,6 +9,7 @@
 extern crate self as kit;
 
 // The vocabulary: words that all others share.
+mod asked;
 pub mod body;
 pub mod classify;
 pub mod clock;

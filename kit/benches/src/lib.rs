@@ -425,6 +425,13 @@ pub fn cases() -> Vec<Case> {
         ],
     );
     group(
+        "inbound stack",
+        &[
+            ("kit", stacks::inbound),
+            ("kit, a clone for each request", stacks::inbound_cloned),
+        ],
+    );
+    group(
         "full stack, 10 endpoints",
         &[
             ("kit", stacks::kit::<10>),

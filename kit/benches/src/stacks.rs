@@ -1,12 +1,12 @@
 //! Whole client stacks over a set of endpoints.
 
 use tower::{
-    Layer, Service, ServiceBuilder, buffer::Buffer, limit::ConcurrencyLimit, retry::Retry,
-    timeout::Timeout,
+    Layer, Service, ServiceBuilder, ServiceExt, buffer::Buffer, limit::ConcurrencyLimit,
+    retry::Retry, service_fn, timeout::Timeout, util::MapResponse,
 };
 
 use crate::{
-    Inner, Request, Subject,
+    Bare, Inner, Reply, Request, Subject,
     kit_layers::{CONCURRENCY, RATE, balancer, circuit, upstream},
     peer_layers::{
         Governed, P2c, Policy, TIMEOUT, failsafe_around, p2c_over, tr_breaker_layer,
@@ -14,10 +14,13 @@ use crate::{
     },
     shared,
 };
+use http::Response;
 use kit::{
+    Body, BoxError,
     client::{ClientConfig, Outbound},
     endpoint::Endpoint,
     event::nobody,
+    server::{Inbound, ServerConfig},
 };
 
 /// Everything: metrics, trace, deadline, concurrency limit, rate limit, retry with its budget and attempt timeout as the
@@ -30,6 +33,32 @@ pub(crate) fn kit<const N: usize>(inner: Inner) -> Box<dyn Subject> {
     };
     let balance = balancer(N, inner, |_: &Endpoint| circuit());
     shared(Outbound::from_config(&config, &upstream(), nobody()).layer(balance))
+}
+
+fn inbound_around(
+    inner: Inner,
+) -> impl Service<Request, Response = Response<Body>, Error = BoxError, Future: Send> + Clone + Send
+{
+    let config = ServerConfig {
+        concurrency: CONCURRENCY,
+        rate_limit: Some(RATE),
+        ..ServerConfig::default()
+    };
+    let handler = MapResponse::new(Bare(inner), |reply: Reply| reply.map(|_| Body::empty()));
+    Inbound::from_config(&config, &upstream())
+        .layer(handler)
+        .map_request(|request: Request| request.map(|_| Body::empty()))
+}
+
+/// All that stands around a handler in a server.
+pub(crate) fn inbound(inner: Inner) -> Box<dyn Subject> {
+    shared(inbound_around(inner))
+}
+
+/// The same where each request gets a clone, as from servers that keep one service for all connections.
+pub(crate) fn inbound_cloned(inner: Inner) -> Box<dyn Subject> {
+    let service = inbound_around(inner);
+    shared(service_fn(move |request| service.clone().oneshot(request)))
 }
 
 /// tower's balancer cannot be cloned, so it stands behind a queue and a task.

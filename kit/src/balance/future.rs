@@ -16,12 +16,12 @@ use tower_service::Service;
 
 use super::{
     Balance,
-    asked::Asked,
     group::{Node, View},
     load::{Terms, millis},
 };
 use crate::{
     BoxError, Rejection,
+    asked::Asked,
     classify::{Classify, Outcome, Verdict},
     clock,
     context::Deadline,
@@ -174,7 +174,7 @@ pin_project! {
             // Dropped before `inner`, so that a request's place is given back even if that panics.
             in_flight: Option<InFlight<S, G>>,
             #[pin]
-            inner: Asked<S, B>,
+            inner: Asked<S, http::Request<B>>,
         },
         Rejected {
             reason: Option<Rejection>,
@@ -185,6 +185,7 @@ pin_project! {
 impl<S, G, K, B> ResponseFuture<S, G, K, B>
 where
     S: Service<http::Request<B>> + Clone + 'static,
+    S::Error: Into<BoxError>,
     G: Admit,
     K: Clone,
 {
@@ -201,7 +202,7 @@ where
     S: Service<http::Request<B>>,
     G: Admit,
 {
-    pub(super) fn called(inner: Asked<S, B>, in_flight: InFlight<S, G>) -> Self {
+    pub(super) fn called(inner: Asked<S, http::Request<B>>, in_flight: InFlight<S, G>) -> Self {
         Self::Called {
             in_flight: Some(in_flight),
             inner,
@@ -257,7 +258,7 @@ where
                     balance.start(*request, Some(*until))
                 }
                 Project::Called { in_flight, inner } => {
-                    let result = ready!(inner.poll(cx)).map_err(Into::into);
+                    let result = ready!(inner.poll(cx));
                     if let Some(in_flight) = in_flight.take() {
                         in_flight.finish(this.classify.classify_result(&result));
                     }

@@ -14,7 +14,6 @@
 //! - A [`Picker`] proposes the endpoint; gates, panic threshold and [`Tried`] hold whoever it is.
 //! - [`Tried`], in the [`Context`](crate::Context) of a request, keeps its next attempt away from endpoints that it failed at.
 
-mod asked;
 mod chunked;
 mod future;
 mod group;
@@ -40,14 +39,6 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use tower_service::Service;
 
-use self::{
-    asked::Asked,
-    future::{InFlight, Patience, Stage},
-    group::{Group, Member, Seen, View},
-    pick::{Crowd, Picked},
-    ring::Keyed,
-    set::Set,
-};
 pub use self::{
     future::ResponseFuture,
     locality::LocalityConfig,
@@ -55,9 +46,17 @@ pub use self::{
     ring::{ConsistentHash, HashKey},
     subset::SubsetConfig,
 };
+use self::{
+    future::{InFlight, Patience, Stage},
+    group::{Group, Member, Seen, View},
+    pick::{Crowd, Picked},
+    ring::Keyed,
+    set::Set,
+};
 pub use crate::context::Tried;
 use crate::{
     BoxError, Rejection,
+    asked::Asked,
     classify::{Classify, HttpClassify},
     clock,
     endpoint::{Endpoint, Watch},
@@ -257,6 +256,7 @@ impl<S: Clone + 'static, G: Admit, K> Balance<S, G, K> {
     fn start<B>(&self, request: http::Request<B>, until: Option<Instant>) -> Stage<S, G, B>
     where
         S: Service<http::Request<B>>,
+        S::Error: Into<BoxError>,
     {
         let shared = &*self.shared;
         let now = clock::now();
@@ -323,7 +323,7 @@ impl<S: Clone + 'static, G: Admit, K> Balance<S, G, K> {
             tried.add(node.serial);
         }
         let in_flight = InFlight::new(Arc::clone(node), permit, &view, patience);
-        Stage::called(Asked::new(node.service.clone(), request), in_flight)
+        Stage::called(Asked::of(&mut node.service.clone(), request), in_flight)
     }
 }
 

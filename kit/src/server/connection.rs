@@ -4,6 +4,7 @@
 //! long: see [`Progress::due`] for what is waited for, and how long.
 
 use std::{
+    cell::RefCell,
     convert::Infallible,
     future::{Future, poll_fn},
     pin::{Pin, pin},
@@ -26,11 +27,10 @@ use tokio::{
     task::JoinSet,
     time::{Instant, sleep, sleep_until, timeout},
 };
-use tower::util::{Oneshot, ServiceExt};
 use tower_service::Service;
 
 use super::progress::{Begun, Progress, Watched};
-use crate::{Body, BoxError};
+use crate::{Body, BoxError, asked::Asked};
 
 /// What a peer may do.
 #[derive(Clone, Copy, Debug)]
@@ -139,7 +139,7 @@ impl Connections {
             let _ = stream.set_nodelay(true);
             let io = TokioIo::new(Watched::new(stream, Arc::clone(&progress)));
             let service = Handler {
-                app,
+                app: RefCell::new(app),
                 progress: Arc::clone(&progress),
             };
             let mut connection = pin!(http.serve_connection(io, service));
@@ -200,10 +200,10 @@ impl Connections {
     }
 }
 
-/// Hands requests from hyper to the app, which is a tower service.
-#[derive(Clone)]
+/// Hands requests from hyper to the app, which is a tower service. A connection has one of its own: to clone it for each
+/// request would count a reference for each of its layers, which all connections would take from each other.
 struct Handler<S> {
-    app: S,
+    app: RefCell<S>,
     progress: Arc<Progress>,
 }
 
@@ -214,12 +214,14 @@ where
 {
     type Response = http::Response<Counted<B>>;
     type Error = BoxError;
-    type Future = Handling<Oneshot<S, http::Request<Body>>>;
+    type Future = Handling<Asked<S, http::Request<Body>>>;
 
     fn call(&self, request: http::Request<Incoming>) -> Self::Future {
+        let begun = Progress::begin(&self.progress, request.version());
         Handling {
-            begun: Some(Progress::begin(&self.progress, request.version())),
-            inner: self.app.clone().oneshot(request.map(Body::from)),
+            // A connection hands over one request after the other, so nobody else has it.
+            inner: Asked::of(&mut self.app.borrow_mut(), request.map(Body::from)),
+            begun: Some(begun),
         }
     }
 }

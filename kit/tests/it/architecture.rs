@@ -8,6 +8,7 @@ use std::{
 
 /// What all others share. Speaks of nothing but itself.
 const VOCABULARY: &[&str] = &[
+    "asked",
     "body",
     "classify",
     "clock",

@@ -1,0 +1,81 @@
+//! A request given to a service that is mostly ready, without a clone of it for each and without a box.
+
+use std::{
+    future::Future,
+    mem,
+    pin::Pin,
+    task::{Context, Poll, Waker},
+};
+
+use pin_project_lite::pin_project;
+use tower::{ServiceExt, util::Oneshot};
+use tower_service::Service;
+
+use crate::BoxError;
+
+pin_project! {
+    /// The answer of a service.
+    #[project = Project]
+    pub(crate) enum Asked<S, Q>
+    where
+        S: Service<Q>,
+    {
+        Called {
+            #[pin]
+            answer: S::Future,
+        },
+        // Boxed, because the kit's own services are always ready: no other call carries the room for it about.
+        Readies {
+            call: Pin<Box<Oneshot<S, Q>>>,
+        },
+        Failed {
+            error: Option<BoxError>,
+        },
+    }
+}
+
+impl<S, Q> Asked<S, Q>
+where
+    S: Service<Q> + Clone,
+    S::Error: Into<BoxError>,
+{
+    /// Gives `request` to `service` as soon as that is ready. If that is not at once, the service that becomes ready is
+    /// this very one, and a clone stays in its place.
+    #[inline(always)]
+    pub(crate) fn of(service: &mut S, request: Q) -> Self {
+        // Whoever is to be woken is not known yet. If that matters, it is asked once more in the first poll.
+        match service.poll_ready(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(Ok(())) => Self::Called {
+                answer: service.call(request),
+            },
+            Poll::Ready(Err(error)) => Self::Failed {
+                error: Some(error.into()),
+            },
+            Poll::Pending => {
+                let next = service.clone();
+                let service = mem::replace(service, next);
+                Self::Readies {
+                    call: Box::pin(service.oneshot(request)),
+                }
+            }
+        }
+    }
+}
+
+impl<S, Q> Future for Asked<S, Q>
+where
+    S: Service<Q>,
+    S::Error: Into<BoxError>,
+{
+    type Output = Result<S::Response, BoxError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.project() {
+            Project::Called { answer } => answer.poll(cx).map_err(Into::into),
+            Project::Readies { call } => call.as_mut().poll(cx).map_err(Into::into),
+            Project::Failed { error } => {
+                Poll::Ready(Err(error.take().expect("not polled after it was ready")))
+            }
+        }
+    }
+}
