@@ -80,7 +80,8 @@ pub struct BalanceConfig {
     #[serde(with = "humantime_serde")]
     pub penalty: Duration,
     /// The time in which a penalty loses 63 % of its weight. With the default of 2 s an endpoint that failed once
-    /// is tried again after about 15 s, or sooner if the others are slow.
+    /// is tried again after about 15 s, or sooner if the others are slow. One that let the time run out counts as that slow
+    /// as well, which is forgotten as [`decay`](Self::decay) says.
     #[serde(with = "humantime_serde")]
     pub forgiveness: Duration,
     /// The share of endpoints with open gates below which all endpoints are used, whatever their gates say.
