@@ -75,12 +75,16 @@ pub(crate) fn head_copied(inner: Inner) -> Box<dyn Subject> {
     })
 }
 
-/// The duration, in a histogram whose handle is there already.
-pub(crate) fn histogram(inner: Inner) -> Box<dyn Subject> {
+/// A histogram of durations.
+pub(crate) fn duration() -> Histogram {
     let key = Key::from_parts("floor_seconds", vec![Label::new("outcome", "success")]);
     let metadata = metrics::Metadata::new(module_path!(), metrics::Level::INFO, None);
-    let histogram: Histogram =
-        metrics::with_recorder(|recorder| recorder.register_histogram(&key, &metadata));
+    metrics::with_recorder(|recorder| recorder.register_histogram(&key, &metadata))
+}
+
+/// The duration, in a histogram whose handle is there already.
+pub(crate) fn histogram(inner: Inner) -> Box<dyn Subject> {
+    let histogram = duration();
     before(inner, move |request| {
         histogram.record(0.001);
         request

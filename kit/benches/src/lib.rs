@@ -10,6 +10,7 @@ mod floors;
 mod kit_layers;
 mod one_word;
 mod peer_layers;
+mod sketch;
 mod stacks;
 mod updates;
 
@@ -450,14 +451,15 @@ pub fn cases() -> Vec<Case> {
     cases
 }
 
-/// What the full stack has to do by any means, part by part.
+/// What the full stack has to do by any means, part by part, and in one piece.
 pub fn floors() -> Vec<Case> {
-    let parts: [(&'static str, Build); 5] = [
+    let parts: [(&'static str, Build); 6] = [
         ("two clock reads", floors::two_clock_reads),
         ("two headers set", floors::two_headers),
         ("head copied", floors::head_copied),
         ("histogram", floors::histogram),
         ("one word to a bare service", one_word::nothing),
+        ("all in one function, 10 endpoints", sketch::all_in_one),
     ];
     let case = |(name, build)| Case {
         group: "floor",
