@@ -325,13 +325,17 @@ impl fmt::Debug for ResponseFuture {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{
-        OnceLock,
-        atomic::{AtomicUsize, Ordering::Relaxed},
+    use std::{
+        num::NonZeroU32,
+        sync::{
+            OnceLock,
+            atomic::{AtomicUsize, Ordering::Relaxed},
+        },
     };
 
     use super::*;
     use crate::{
+        Rejection,
         balance::{Call, Candidates},
         discovery::Fixed,
         event::nobody,
@@ -352,13 +356,43 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn whoever_is_asked_within_a_call_may_call_the_same_service() {
+    fn client(config: ClientConfig) -> Client {
         let service: ServiceName = "users".parse().unwrap();
         let at = ["127.0.0.1:1", "127.0.0.1:2"].map(|address| address.parse().unwrap());
         let discovery = Fixed::new([(service.clone(), at.to_vec())]);
+        Client::new(&discovery, service, config, nobody())
+    }
+
+    #[tokio::test]
+    async fn threads_have_a_stack_each_and_one_limit() {
+        assert_eq!(size_of::<Client>(), size_of::<usize>());
+        let client = client(ClientConfig {
+            rate_limit: Some(Rate {
+                burst: NonZeroU32::MIN,
+                interval: Duration::from_secs(3600),
+            }),
+            ..ClientConfig::default()
+        });
+        let is_limited = |client: &Client| {
+            let call = client.clone().call(Request::new(Body::empty()));
+            let polled = tokio_test::task::spawn(call).poll();
+            let rejection = |error: &BoxError| Rejection::find(&**error).cloned();
+            matches!(polled, Poll::Ready(Err(error))
+                if matches!(rejection(&error), Some(Rejection::RateLimited { .. })))
+        };
+        assert!(!is_limited(&client));
+        let runtime = tokio::runtime::Handle::current();
+        let other = std::thread::spawn(move || {
+            let _context = runtime.enter();
+            is_limited(&client)
+        });
+        assert!(other.join().unwrap());
+    }
+
+    #[tokio::test]
+    async fn whoever_is_asked_within_a_call_may_call_the_same_service() {
         let picker = Calls::default();
-        let client = Client::new(&discovery, service, ClientConfig::default(), nobody());
+        let client = client(ClientConfig::default());
         let client = client.with_picker(picker.clone());
         assert!(picker.0.0.set(client.clone()).is_ok());
         drop(client.clone().call(Request::new(Body::empty())));
