@@ -129,7 +129,7 @@ pub(super) struct Table {
 /// A power of two.
 const CHAINS: usize = 16;
 
-type Link = OnceLock<Box<Series>>;
+type Link = OnceLock<Box<Lines<Series>>>;
 
 /// The handles of one key.
 struct Series {
@@ -207,7 +207,7 @@ impl Table {
     fn series(&self, key: &Key) -> &Series {
         let mut link = &self.chains[key.chain()];
         loop {
-            let series = link.get_or_init(|| Box::new(self.register(*key)));
+            let Lines(series) = &**link.get_or_init(|| Box::new(Lines(self.register(*key))));
             if series.key == *key {
                 return series;
             }

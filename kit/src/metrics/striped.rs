@@ -1,35 +1,29 @@
 //! What all threads count, kept apart for each, so that they do not wait for each other's caches.
 
-use std::{
-    num::NonZero,
-    sync::{
-        OnceLock,
-        atomic::{AtomicUsize, Ordering::Relaxed},
-    },
-    thread,
+use std::sync::{
+    OnceLock,
+    atomic::{AtomicUsize, Ordering::Relaxed},
 };
 
-/// Something for each thread that can run at once, made when it is first asked for. Whoever is asked for often should fill
-/// its cache lines alone, see [`Lines`]; it is shared all the same once there are more threads than processors.
-pub(super) struct Striped<T>(Box<[OnceLock<T>]>);
+/// More than there are processors, on most machines: it costs a pointer for each.
+const STRIPES: usize = 32;
+
+/// Some of a kind, of which each thread has one that it seldom shares, made when it is first asked for. What is written to
+/// should be alone in its cache lines, see [`Lines`].
+pub(super) struct Striped<T>(Lines<[OnceLock<T>; STRIPES]>);
 
 impl<T> Striped<T> {
-    pub(super) fn new() -> Self {
-        static PROCESSORS: OnceLock<usize> = OnceLock::new();
-        let processors =
-            PROCESSORS.get_or_init(|| thread::available_parallelism().map_or(1, NonZero::get));
-        let stripes = processors.next_power_of_two();
-        Self((0..stripes).map(|_| OnceLock::new()).collect())
+    pub(super) const fn new() -> Self {
+        Self(Lines([const { OnceLock::new() }; STRIPES]))
     }
 
     /// That of this thread.
     pub(super) fn mine(&self, make: impl FnOnce() -> T) -> &T {
-        // A power of two of them.
-        self.0[number() & (self.0.len() - 1)].get_or_init(make)
+        self.0.0[number() % STRIPES].get_or_init(make)
     }
 
     pub(super) fn all(&self) -> impl Iterator<Item = &T> {
-        self.0.iter().filter_map(OnceLock::get)
+        self.0.0.iter().filter_map(OnceLock::get)
     }
 }
 
@@ -43,7 +37,8 @@ fn number() -> usize {
     NUMBER.with(|number| *number)
 }
 
-/// Alone in its cache lines, of which processors fetch two at once.
+/// Alone in its cache lines, of which processors fetch two at once: nobody else writes to them, so that what is only read
+/// stays where it was read, and what is written takes nothing from anybody.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 pub(super) struct Lines<T>(pub(super) T);
