@@ -1,9 +1,11 @@
-//! A request given to a service that is mostly ready, without a clone of it for each and without a box.
+//! A request given to a service without a clone of it for each: at once where it is ready, and for another attempt
+//! where one is made.
 
 use std::{
     future::Future,
     mem,
     pin::Pin,
+    sync::{Mutex, PoisonError},
     task::{Context, Poll, Waker},
 };
 
@@ -77,5 +79,36 @@ where
                 Poll::Ready(Err(error.take().expect("not polled after it was ready")))
             }
         }
+    }
+}
+
+/// What layers that make a call again take from: the same for all calls through a service, so that each of them counts
+/// one reference and copies nothing of a service that it will hardly ever need.
+#[derive(Debug)]
+pub(crate) struct Origin<S, L> {
+    /// Behind a lock because a service need not be `Sync`; it is taken for an attempt after the first one only.
+    service: Mutex<S>,
+    layer: L,
+}
+
+impl<S: Clone, L> Origin<S, L> {
+    pub(crate) fn new(service: S, layer: L) -> Self {
+        Self {
+            service: Mutex::new(service),
+            layer,
+        }
+    }
+
+    /// A service that is still to be made ready: the one that was has been called.
+    pub(crate) fn service(&self) -> S {
+        let service = self.service.lock();
+        service.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl<S, L> Origin<S, L> {
+    /// The layer that the service is in.
+    pub(crate) fn layer(&self) -> &L {
+        &self.layer
     }
 }

@@ -111,8 +111,8 @@ impl Shared {
 
     fn pick(&self, millis: u32) -> usize {
         let (word, len) = (random(), self.nodes.len() as u64);
-        let first = ((word >> 32) * len >> 32) as usize;
-        let second = ((word & u64::from(u32::MAX)) * (len - 1) >> 32) as usize;
+        let first = (((word >> 32) * len) >> 32) as usize;
+        let second = (((word & u64::from(u32::MAX)) * (len - 1)) >> 32) as usize;
         let second = second + usize::from(second >= first);
         let [a, b] = [first, second].map(|index| &self.nodes[index]);
         let usable = [a, b].map(|node| node.open.load(Acquire) == 0);

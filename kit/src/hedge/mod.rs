@@ -38,6 +38,7 @@ use tower_service::Service;
 
 use crate::{
     BoxError,
+    asked::Origin,
     body::TryClone,
     classify::{Classify, HttpClassify, Outcome, is_idempotent},
     clock,
@@ -163,14 +164,14 @@ impl<C> HedgeLayer<C> {
     }
 }
 
-impl<S, C: Clone> Layer<S> for HedgeLayer<C> {
+impl<S: Clone, C: Clone> Layer<S> for HedgeLayer<C> {
     type Service = Hedge<S, C>;
 
     fn layer(&self, inner: S) -> Hedge<S, C> {
         Hedge {
-            inner,
             config: self.config().reader(),
-            layer: self.clone(),
+            origin: Arc::new(Origin::new(inner.clone(), self.clone())),
+            inner,
         }
     }
 }
@@ -184,7 +185,7 @@ impl<S, C: Clone> Layer<S> for HedgeLayer<C> {
 pub struct Hedge<S, C = HttpClassify> {
     inner: S,
     config: Reader<Option<HedgeConfig>>,
-    layer: HedgeLayer<C>,
+    origin: Arc<Origin<S, HedgeLayer<C>>>,
 }
 
 impl<S, C, B, R> Service<Request<B>> for Hedge<S, C>
@@ -203,7 +204,7 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        let shared = &self.layer.shared;
+        let shared = &self.origin.layer().shared;
         let config = self.config.get();
         if config.is_none() && !shared.deposits {
             // Apart, because with what is to be dropped at hand the compiler moves request and future once more.
@@ -224,11 +225,11 @@ where
             shared.budget.deposit(now);
         }
         if let Some(config) = config {
-            observed = Some((self.layer.clone(), now));
+            observed = Some((Arc::clone(&self.origin), now));
             plan = (!is_retry && is_idempotent(&request))
                 .then(|| shared.delay(config, now))
                 .flatten()
-                .and_then(|delay| Plan::of(&mut request, delay, &self.inner));
+                .and_then(|delay| Plan::of(&mut request, delay));
         }
         HedgeFuture {
             first: Some(self.inner.call(request)),
@@ -241,17 +242,15 @@ where
 }
 
 /// What a second attempt is made from.
-struct Plan<S, B> {
+struct Plan<B> {
     delay: Duration,
     /// Armed when the first attempt does not answer at once.
     timer: Option<Pin<Box<Sleep>>>,
     request: Request<B>,
-    /// Not ready: the one that is was called.
-    service: S,
 }
 
-impl<S: Clone, B: TryClone> Plan<S, B> {
-    fn of(request: &mut Request<B>, delay: Duration, service: &S) -> Option<Self> {
+impl<B: TryClone> Plan<B> {
+    fn of(request: &mut Request<B>, delay: Duration) -> Option<Self> {
         let mut again = Request::new(request.body().try_clone()?);
         // Both attempts carry one list.
         let tried = &mut Context::of_mut(request.extensions_mut()).tried;
@@ -266,7 +265,6 @@ impl<S: Clone, B: TryClone> Plan<S, B> {
             delay,
             timer: None,
             request: again,
-            service: service.clone(),
         })
     }
 }
@@ -283,9 +281,9 @@ pin_project! {
         // calls have it, and all are moved about.
         first_failed: Option<Box<Result<S::Response, BoxError>>>,
         // By whom, and since when; None where nothing is hedged.
-        observed: Option<(HedgeLayer<C>, Instant)>,
+        observed: Option<(Arc<Origin<S, HedgeLayer<C>>>, Instant)>,
         // None: there will be no second attempt, or there is one already.
-        plan: Option<Box<Plan<S, B>>>,
+        plan: Option<Box<Plan<B>>>,
         second: Option<Pin<Box<Second<S, B>>>>,
     }
 }
@@ -345,7 +343,7 @@ where
 
 impl<S, C, B, R> Future for HedgeFuture<S, C, B>
 where
-    S: Service<Request<B>, Response = Response<R>>,
+    S: Service<Request<B>, Response = Response<R>> + Clone,
     S::Error: Into<BoxError>,
     C: Classify<Response<R>>,
 {
@@ -353,10 +351,11 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Task<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
-        let Some((layer, since)) = this.observed else {
+        let Some((origin, since)) = this.observed else {
             let first = this.first.as_pin_mut().expect("nothing takes it away");
             return first.poll(cx).map_err(Into::into);
         };
+        let layer = origin.layer();
         let shared = &layer.shared;
         let is_good = |result: &_| {
             let verdict = layer.classify.classify_result(result);
@@ -390,7 +389,7 @@ where
             };
             shared.observer.observe(Event::Hedged { after: plan.delay });
             *this.second = Some(Box::pin(Second::Readying {
-                service: plan.service,
+                service: origin.service(),
                 next: Some((plan.request, withdrawal)),
             }));
         }

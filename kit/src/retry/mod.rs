@@ -24,7 +24,7 @@ mod tests;
 use std::{
     fmt,
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     task::{Context as Task, Poll, ready},
 };
 
@@ -38,6 +38,7 @@ use tower_service::Service;
 
 use crate::{
     BoxError,
+    asked::Origin,
     body::TryClone,
     classify::{self, Classify, HttpClassify},
     clock,
@@ -111,10 +112,7 @@ impl<S: Clone, C: Clone> Layer<S> for RetryLayer<C> {
         Retry {
             config: self.config().reader(),
             budget: self.budget().reader(),
-            origin: Arc::new(Origin {
-                service: Mutex::new(inner.clone()),
-                layer: self.clone(),
-            }),
+            origin: Arc::new(Origin::new(inner.clone(), self.clone())),
             inner,
         }
     }
@@ -130,24 +128,7 @@ pub struct Retry<S, C = HttpClassify> {
     inner: S,
     config: Reader<RetryConfig>,
     budget: Reader<Terms>,
-    origin: Arc<Origin<S, C>>,
-}
-
-/// What another attempt is made with, the same for all calls: each of them counts one reference and no more, and copies
-/// nothing of a service that it will hardly ever need.
-#[derive(Debug)]
-struct Origin<S, C> {
-    /// Behind a lock because a service need not be `Sync`; it is taken for an attempt after the first one only.
-    service: Mutex<S>,
-    layer: RetryLayer<C>,
-}
-
-impl<S: Clone, C> Origin<S, C> {
-    /// A service that is still to be made ready: the one that was has been called.
-    fn service(&self) -> S {
-        let service = self.service.lock();
-        service.unwrap_or_else(PoisonError::into_inner).clone()
-    }
+    origin: Arc<Origin<S, RetryLayer<C>>>,
 }
 
 impl<S, C, B, R> Service<Request<B>> for Retry<S, C>
@@ -228,7 +209,7 @@ pin_project! {
     {
         #[pin]
         state: State<S, S::Future, B>,
-        origin: Arc<Origin<S, C>>,
+        origin: Arc<Origin<S, RetryLayer<C>>>,
         // None: this attempt is the only one.
         again: Option<Again<B>>,
     }
@@ -283,7 +264,7 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Task<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
-        let layer = &this.origin.layer;
+        let layer = this.origin.layer();
         let shared = &layer.shared;
         loop {
             let state = match this.state.as_mut().project() {
