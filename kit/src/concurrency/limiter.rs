@@ -53,6 +53,8 @@ pub struct ConcurrencyLimiter {
     shared: Arc<Shared>,
 }
 
+// Written by all requests, so nobody else lies there.
+#[repr(align(128))]
 struct Shared {
     name: Arc<str>,
     observer: SharedObserver,

@@ -71,6 +71,8 @@ impl Permit for () {
 /// [`set`](Self::set)s it. What the layer has counted is not touched.
 pub struct Live<P>(Arc<Versioned<P>>);
 
+// Read by all calls, so it lies where nobody else writes.
+#[repr(align(128))]
 struct Versioned<P> {
     settings: ArcSwap<P>,
     /// How often they were replaced, for those who only want to know whether they were.

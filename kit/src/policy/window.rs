@@ -27,6 +27,8 @@ const LATEST: u64 = 4;
 /// and the two counts, so that a bucket is begun anew and counted in by one exchange. The counts order nothing else,
 /// hence the relaxed accesses.
 #[derive(Debug)]
+// Written by all calls, so nobody else lies there.
+#[repr(align(128))]
 pub(crate) struct Window {
     /// In nanoseconds of [`clock::nanos`], as all moments.
     epoch: u64,
