@@ -53,13 +53,16 @@ where
             Poll::Ready(Err(error)) => Self::Failed {
                 error: Some(error.into()),
             },
-            Poll::Pending => {
-                let next = service.clone();
-                let service = mem::replace(service, next);
-                Self::Readies {
-                    call: Box::pin(service.oneshot(request)),
-                }
-            }
+            Poll::Pending => Self::when_ready(service, request),
+        }
+    }
+
+    #[cold]
+    fn when_ready(service: &mut S, request: Q) -> Self {
+        let next = service.clone();
+        let service = mem::replace(service, next);
+        Self::Readies {
+            call: Box::pin(service.oneshot(request)),
         }
     }
 }

@@ -291,6 +291,7 @@ pin_project! {
 }
 
 impl<F> DeadlineFuture<F> {
+    #[cold]
     fn refused(timeout: Option<Duration>) -> Self {
         Self {
             inner: None,
@@ -318,12 +319,17 @@ where
             ready!(this.timer.poll_until(*this.ends, cx));
             this.inner.set(None);
         }
-        let late = match *this.timeout {
-            Some(after) => Rejection::TimedOut { after },
-            None => Rejection::DeadlineExceeded,
-        };
-        Poll::Ready(Err(late.into()))
+        Poll::Ready(Err(late(*this.timeout)))
     }
+}
+
+#[cold]
+fn late(timeout: Option<Duration>) -> BoxError {
+    let late = match timeout {
+        Some(after) => Rejection::TimedOut { after },
+        None => Rejection::DeadlineExceeded,
+    };
+    late.into()
 }
 
 /// The timeout that a request's headers carry on its [`Wire`]; `None` without one, and where it is malformed.

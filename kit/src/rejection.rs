@@ -160,6 +160,7 @@ impl<F> ResponseFuture<F> {
     }
 
     /// The request was refused; the inner service stays ready for the next one.
+    #[cold]
     pub fn rejected(reason: Rejection) -> Self {
         Self {
             state: State::Rejected {

@@ -122,9 +122,16 @@ impl<S, G: Admit> InFlight<S, G> {
 
 impl<S, G: Admit> Drop for InFlight<S, G> {
     fn drop(&mut self) {
-        if self.finished {
-            return;
+        if !self.finished {
+            self.given_up();
         }
+    }
+}
+
+impl<S, G: Admit> InFlight<S, G> {
+    /// Nobody waits for the answer any more.
+    #[cold]
+    fn given_up(&mut self) {
         self.node.load.leave();
         let now = clock::now();
         let nanos = clock::nanos(now);
@@ -210,6 +217,7 @@ where
     }
 
     /// Asks `balance` again as soon as the endpoints change, or at last then.
+    #[cold]
     pub(super) fn waits(
         request: http::Request<B>,
         balance: Balance<S, G, ()>,
@@ -227,6 +235,7 @@ where
         }
     }
 
+    #[cold]
     pub(super) fn rejected(reason: Rejection) -> Self {
         Self::Rejected {
             reason: Some(reason),

@@ -139,6 +139,7 @@ impl<'a, C: Candidate<V>, V, F: Fn() -> usize> Crowd<'a, C, V, F> {
 }
 
 /// The careful way, where one of the two that chance proposed will not do.
+#[cold]
 fn pick_among_all<'a, C: Candidate<V>, V>(
     candidates: &'a Chunked<C>,
     view: &V,

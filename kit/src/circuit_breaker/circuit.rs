@@ -299,19 +299,25 @@ impl Shared {
 
     fn admit(&self, now: Instant) -> Result<Ticket, Rejection> {
         let word = self.word.load(Acquire);
-        let retry_after = match code(word) {
-            Code::Closed => {
-                return Ok(Ticket {
-                    generation: word >> 2,
-                    probe: false,
-                });
-            }
+        match code(word) {
+            Code::Closed => Ok(Ticket {
+                generation: word >> 2,
+                probe: false,
+            }),
+            code => self.admit_probe(code, now),
+        }
+    }
+
+    /// Where it is not closed: a probe passes, or it is said when one may.
+    #[cold]
+    fn admit_probe(&self, code: Code, now: Instant) -> Result<Ticket, Rejection> {
+        let retry_after = match code {
             Code::Open => self.remaining(now),
             Code::Full => {
                 let open_for = self.settings.get().config.open_for;
                 self.remaining(now).min(open_for)
             }
-            Code::Room => Duration::ZERO,
+            Code::Room | Code::Closed => Duration::ZERO,
         };
         if !retry_after.is_zero() {
             return Err(Rejection::CircuitOpen { retry_after });
@@ -348,6 +354,12 @@ impl Shared {
                 return;
             }
         }
+        self.recover(ticket, now);
+    }
+
+    /// Tells the machine of a success that may close the circuit, or end a run of failures.
+    #[cold]
+    fn recover(&self, ticket: Ticket, now: Instant) {
         let transition = {
             let mut machine = self.lock();
             let transition = machine.succeed(ticket, now, &self.settings.get().config);
@@ -357,6 +369,7 @@ impl Shared {
         self.tell(transition);
     }
 
+    #[cold]
     fn fail(&self, ticket: Ticket, counts: bool, now: Instant) {
         let mut ejected = None;
         let transition = {

@@ -67,6 +67,7 @@ impl Head {
     }
 
     /// The request again, as an attempt after so many others.
+    #[cold]
     pub(super) fn request<B>(&self, body: B, previous_attempts: u32) -> Request<B> {
         let parts = self.0.as_ref().expect("taken only by drop");
         let mut request = Request::new(body);

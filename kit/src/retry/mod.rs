@@ -26,6 +26,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context as Task, Poll, ready},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -40,7 +41,7 @@ use crate::{
     BoxError,
     asked::Origin,
     body::TryClone,
-    classify::{self, Classify, HttpClassify},
+    classify::{self, Classify, HttpClassify, Verdict},
     clock,
     context::Context,
     event::{Event, SharedObserver},
@@ -194,6 +195,39 @@ impl<B> Again<B> {
     }
 }
 
+impl<B: Body + TryClone> Again<B> {
+    /// What follows a failure: another attempt, paid for, and the time to wait for it; or the failure, to be handed on.
+    #[cold]
+    fn next<R>(
+        &mut self,
+        shared: &Shared,
+        result: Result<Response<R>, BoxError>,
+        verdict: &Verdict,
+    ) -> Result<(Duration, Next<B>), Result<Response<R>, BoxError>> {
+        let now = clock::now();
+        let config = shared.config.get();
+        let call = self.call();
+        let backoff = call.backoff(verdict, &config, now, &mut rand::rng());
+        let Some(backoff) = backoff else {
+            let spent = call.may_be_repeated(verdict);
+            return Err(if spent { give_up(result) } else { result });
+        };
+        let Some(body) = self.spare.rewind() else {
+            return Err(result);
+        };
+        let Some(withdrawal) = shared.budget.withdraw(now) else {
+            shared.observer.observe(Event::RetryBudgetExhausted);
+            return Err(give_up(result));
+        };
+        self.previous_attempts += 1;
+        shared.observer.observe(Event::Retried {
+            previous_attempts: self.previous_attempts,
+            backoff,
+        });
+        Ok((backoff, Next { body, withdrawal }))
+    }
+}
+
 /// Says to whoever is told of this failure that there were attempts enough.
 fn give_up<R>(result: Result<Response<R>, BoxError>) -> Result<Response<R>, BoxError> {
     let mut response = result.map_err(RetriesSpent)?;
@@ -279,29 +313,12 @@ where
                     if verdict.retry == classify::Retry::No {
                         return Poll::Ready(result);
                     }
-                    let now = clock::now();
-                    let config = shared.config.get();
-                    let call = again.call();
-                    let backoff = call.backoff(&verdict, &config, now, &mut rand::rng());
-                    let Some(backoff) = backoff else {
-                        let spent = call.may_be_repeated(&verdict);
-                        return Poll::Ready(if spent { give_up(result) } else { result });
-                    };
-                    let Some(body) = again.spare.rewind() else {
-                        return Poll::Ready(result);
-                    };
-                    let Some(withdrawal) = shared.budget.withdraw(now) else {
-                        shared.observer.observe(Event::RetryBudgetExhausted);
-                        return Poll::Ready(give_up(result));
-                    };
-                    again.previous_attempts += 1;
-                    shared.observer.observe(Event::Retried {
-                        previous_attempts: again.previous_attempts,
-                        backoff,
-                    });
-                    State::Waiting {
-                        sleep: sleep(backoff),
-                        next: Some(Next { body, withdrawal }),
+                    match again.next(shared, result, &verdict) {
+                        Ok((backoff, next)) => State::Waiting {
+                            sleep: sleep(backoff),
+                            next: Some(next),
+                        },
+                        Err(result) => return Poll::Ready(result),
                     }
                 }
                 Project::Waiting { sleep, next } => {
