@@ -2,13 +2,16 @@
 
 use std::task::{Context, Poll};
 
-use http::{HeaderName, HeaderValue, request::Parts};
-use kit::BoxError;
+use http::{HeaderValue, request::Parts};
+use kit::{
+    BoxError,
+    wire::{REQUEST_TIMEOUT, TRACEPARENT},
+};
 use metrics::{Histogram, Key, Label};
 use tokio::time::Instant;
 use tower::Service;
 
-use crate::{Bare, Inner, Reply, Request, Subject, shared};
+use crate::{Bare, Inner, Reply, Request, Subject, TRACE, shared};
 
 /// Does one thing before the bare service is asked.
 #[derive(Clone)]
@@ -50,17 +53,14 @@ pub(crate) fn two_clock_reads(inner: Inner) -> Box<dyn Subject> {
 
 /// The place in the trace and the timeout, whose values are there already.
 pub(crate) fn two_headers(inner: Inner) -> Box<dyn Subject> {
-    const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
-    const TIMEOUT: HeaderName = HeaderName::from_static("request-timeout");
-    let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
     let (trace, timeout) = (
-        HeaderValue::from_static(trace),
+        HeaderValue::from_static(TRACE),
         HeaderValue::from_static("2000000u"),
     );
     before(inner, move |mut request| {
         let headers = request.headers_mut();
         headers.insert(TRACEPARENT, trace.clone());
-        headers.insert(TIMEOUT, timeout.clone());
+        headers.insert(REQUEST_TIMEOUT, timeout.clone());
         request
     })
 }

@@ -33,6 +33,9 @@ pub use updates::{ENDPOINTS, Update};
 /// The body that all requests have; peers that retry must be able to clone it.
 pub type Payload = Full<Bytes>;
 
+/// The place in a trace that all calls have, as a `traceparent`.
+pub const TRACE: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+
 /// The request that all cases get.
 pub type Request = http::Request<Payload>;
 
@@ -67,10 +70,9 @@ fn request(context: &kit::Context) -> Request {
 }
 
 fn context() -> kit::Context {
-    let traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
     kit::Context {
         deadline: Some(Deadline::after(Duration::from_secs(3600))),
-        trace: Some(traceparent.parse().expect("it is a traceparent")),
+        trace: Some(TRACE.parse().expect("it is a traceparent")),
         method: Some(&CREATE),
         ..kit::Context::default()
     }

@@ -17,17 +17,18 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderName, HeaderValue};
-use kit::{BoxError, context::Deadline};
+use http::HeaderValue;
+use kit::{
+    BoxError,
+    context::Deadline,
+    wire::{GRPC_STATUS, REQUEST_TIMEOUT, TRACEPARENT},
+};
 use metrics::Histogram;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tower::Service;
 
-use crate::{Answer, Bare, Inner, Reply, Request, Subject, floors, shared};
+use crate::{Answer, Bare, Inner, Reply, Request, Subject, TRACE, floors, shared};
 
-const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
-const TIMEOUT_HEADER: HeaderName = HeaderName::from_static("request-timeout");
-const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const TIMEOUT: Duration = Duration::from_secs(2);
 const LIMIT: usize = 1024;
 /// In nanoseconds.
@@ -145,7 +146,7 @@ impl Service<Request> for Sketch {
         context.trace = context.trace.map(|trace| trace.child());
         let headers = request.headers_mut();
         headers.insert(TRACEPARENT, shared.trace.clone());
-        headers.insert(TIMEOUT_HEADER, shared.timeout.clone());
+        headers.insert(REQUEST_TIMEOUT, shared.timeout.clone());
         let node = shared.pick((nanos / 1_000_000) as u32);
         shared.nodes[node].pending.fetch_add(1, Relaxed);
         Sketched {
@@ -218,7 +219,6 @@ impl Future for Sketched {
 
 /// All of it over ten endpoints, but for what a retry is made from.
 pub(crate) fn all_in_one(inner: Inner) -> Box<dyn Subject> {
-    let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
     shared(Sketch {
         inner: Bare(inner),
         shared: Arc::new(Shared {
@@ -228,7 +228,7 @@ pub(crate) fn all_in_one(inner: Inner) -> Box<dyn Subject> {
             calls: AtomicU64::new(0),
             nodes: (0..10).map(|_| Node::default()).collect(),
             duration: floors::duration(),
-            trace: HeaderValue::from_static(trace),
+            trace: HeaderValue::from_static(TRACE),
             timeout: HeaderValue::from_static("2000000u"),
         }),
     })

@@ -1,4 +1,4 @@
-//! Whole client stacks over a set of endpoints.
+//! Whole stacks: a client's over a set of endpoints, and a server's around a handler.
 
 use tower::{
     Layer, Service, ServiceBuilder, ServiceExt, buffer::Buffer, limit::ConcurrencyLimit,

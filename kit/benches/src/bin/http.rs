@@ -29,6 +29,7 @@ use kit::{
     endpoint::Endpoint,
     wire::{REQUEST_TIMEOUT, TRACEPARENT},
 };
+use kit_benches::TRACE;
 use nix::time::{ClockId, clock_gettime};
 use serde_json::{Value, json};
 use tokio::{
@@ -257,10 +258,9 @@ async fn callers(name: &str, server: SocketAddr) -> Vec<Box<dyn Caller>> {
             for _ in 0..CALLERS {
                 let (service, uri) = (service.clone(), uri.clone());
                 let request = move || {
-                    let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
                     let mut request = request(uri.clone(), Full::new);
                     let headers = request.headers_mut();
-                    headers.insert(TRACEPARENT, HeaderValue::from_static(trace));
+                    headers.insert(TRACEPARENT, HeaderValue::from_static(TRACE));
                     headers.insert(REQUEST_TIMEOUT, HeaderValue::from_static("2000000u"));
                     request
                 };

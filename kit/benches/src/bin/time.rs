@@ -1,5 +1,5 @@
-//! Measures time: `time [--quick]` prints what all cases cost as JSON, `time only GROUP...` those of some groups, `time run GROUP NAME INNER CALLS` makes calls
-//! and prints nothing, for those who count its instructions.
+//! Measures time: `time [--quick]` prints what all cases cost as JSON, `time only GROUP...` what those of some groups do,
+//! `time run GROUP NAME INNER CALLS` makes calls and prints nothing, for those who count its instructions.
 //!
 //! All cases take turns in short rounds, so that what else the machine does hits all of them; what a layer adds is
 //! the difference to the bare service in the same round. One thread is measured in CPU time, in which other processes
